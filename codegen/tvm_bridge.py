@@ -1,0 +1,95 @@
+"""The one file that imports TVM: names kernels are written with, and the way from TIR to an object.
+
+TVM 0.27 moved and renamed most of its surface (``tir`` became ``tirx`` and ``s_tir``); when that
+happens again, this file is where it costs one line. Kernels write
+
+    from firstlight.codegen.tvm_bridge import T
+
+    @T.prim_func(s_tir=True)
+    def scale(x_: T.handle("float32"), y_: T.handle("float32"), S: T.int32):
+        T.func_attr({"global_symbol": "scale"})
+        x = T.decl_buffer((S, 64), "float32", data=x_)
+        y = T.decl_buffer((S, 64), "float32", data=y_)
+        for s in T.parallel(S):
+            ...
+
+Parameters are raw pointers: a planned program has fixed shapes, so tensor descriptors would be dead
+weight. Nothing checks such a pointer, and the code assumes 64-byte alignment.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tvm
+from tvm import s_tir, te, tirx
+from tvm.script import tirx as T
+from tvm.target import Target
+
+__all__ = [
+    "PrimFunc", "T", "Target", "build_object", "compile_module", "llvm_target", "s_tir", "spills",
+    "te", "tirx", "tvm", "versions",
+]  # fmt: skip
+
+PrimFunc = tirx.PrimFunc
+
+
+def versions() -> dict[str, str]:
+    """The compiler packages that decide what an object contains, for the manifest."""
+    import tvm_ffi
+
+    return {"tvm": tvm.__version__, "tvm_ffi": tvm_ffi.__version__}
+
+
+def llvm_target(options: Mapping[str, Any]) -> Target:
+    """An LLVM target from options such as ``{"mcpu": "x86-64-v3"}`` (names: spec/tvm.md 1)."""
+    return Target({"kind": "llvm", **options})
+
+
+def compile_module(
+    prim_funcs: Mapping[str, PrimFunc], options: Mapping[str, Any], checked: bool = False
+) -> Any:
+    """Compile PrimFuncs, sorted by name, to one TVM runtime module.
+
+    Args:
+        prim_funcs: symbol -> PrimFunc; each becomes the C symbol ``__tvm_ffi_<symbol>``.
+        options: LLVM options of the target.
+        checked: keep TVM's argument checks (70 % of the code; for tests).
+    """
+    funcs = {n: prim_funcs[n].with_attr("global_symbol", n) for n in sorted(prim_funcs)}
+    with tvm.transform.PassContext(config={"tirx.disable_assert": not checked}):
+        return tvm.compile(tvm.IRModule(funcs), llvm_target(options)).mod
+
+
+def build_object(
+    prim_funcs: Mapping[str, PrimFunc],
+    target_options: Mapping[str, Any],
+    path: str | os.PathLike[str],
+    checked: bool = False,
+) -> Path:
+    """Write one relocatable object with all kernels; the same kernels give the same bytes.
+
+    Arguments as in ``compile_module``. Returns the path, which should end in ``.o``.
+    """
+    compile_module(prim_funcs, target_options, checked).write_to_file(os.fspath(path), "o")
+    return Path(path)
+
+
+def spills(
+    prim_funcs: Mapping[str, PrimFunc], target_options: Mapping[str, Any]
+) -> dict[str, int]:
+    """Vector registers stored to or loaded from the stack in each kernel's assembly.
+
+    Zero in a hot loop is the goal: spilled loops run at half speed and at a speed that depends on
+    the stack's alignment. Vector locals that LLVM could not keep in registers count too.
+    """
+    counts = {}
+    for name, func in prim_funcs.items():
+        asm = compile_module({name: func}, target_options).inspect_source("asm")
+        counts[name] = sum(
+            ("ymm" in line or "zmm" in line) and "(%rsp" in line for line in asm.splitlines()
+        )
+    return counts
