@@ -20,18 +20,20 @@ weight. Nothing checks such a pointer, and the code assumes 64-byte alignment.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tvm
 from tvm import s_tir, te, tirx
 from tvm.script import tirx as T
+from tvm.script.ir_builder import IRBuilder
 from tvm.target import Target
+from tvm.tirx.script.builder import ir as tirx_builder
 
 __all__ = [
-    "PrimFunc", "T", "Target", "build_object", "compile_module", "llvm_target", "s_tir", "spills",
-    "te", "tirx", "tvm", "versions",
+    "PrimFunc", "T", "Target", "build_object", "compile_module", "llvm_target", "prim_func", "s_tir",
+    "spills", "te", "tirx", "tvm", "versions",
 ]  # fmt: skip
 
 PrimFunc = tirx.PrimFunc
@@ -42,6 +44,28 @@ def versions() -> dict[str, str]:
     import tvm_ffi
 
     return {"tvm": tvm.__version__, "tvm_ffi": tvm_ffi.__version__}
+
+
+def prim_func(
+    name: str, pointers: Sequence[tuple[str, str]], body: Callable[..., None]
+) -> PrimFunc:
+    """A PrimFunc written by running `body` instead of parsing its text.
+
+    Python loops and conditions in `body` happen while the kernel is built; `with T.serial(n) as i:`
+    and `with T.If(c), T.Then():` make loops and branches of the kernel. That is the way to write a
+    kernel that depends on a list (weight segments) or a table (codecs).
+
+    Args:
+        name: the symbol.
+        pointers: (name, element type) of each pointer parameter, e.g. ``("x", "float32")``.
+        body: called with the pointers and `S`, the int32 number of tokens.
+    """
+    with IRBuilder() as builder, tirx_builder.prim_func(s_tir=True):
+        T.func_name(name)
+        T.func_attr({"global_symbol": name})
+        args = [T.arg(n, T.handle(dtype)) for n, dtype in pointers]
+        body(*args, T.arg("S", T.int32()))
+    return builder.get()
 
 
 def llvm_target(options: Mapping[str, Any]) -> Target:
