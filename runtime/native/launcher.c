@@ -1,0 +1,300 @@
+/* Error text, workspace, thread pool and program loop of a CPU artifact; launcher.h has the contract. */
+#define _GNU_SOURCE
+#include "launcher.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct {
+  void* sync; /* unused */
+  int32_t n_tasks;
+} task_env;
+typedef int (*task_fn)(int task, task_env* env, void* data);
+
+#if defined(__x86_64__)
+#define RELAX() __builtin_ia32_pause()
+#else
+#define RELAX() __asm__ volatile("" ::: "memory")
+#endif
+
+/* Python looks these up. All else is compiled hidden, where a TVM loaded in the same process cannot replace it. */
+#define EXPORT __attribute__((visibility("default")))
+
+/* ---- errors: a failing kernel hands over a kind and the pieces of a sentence, then returns -1 ---- */
+
+static _Thread_local char error_text[1024];
+
+void TVMFFIErrorSetRaisedFromCStrParts(const char* kind, const char** parts, int32_t n) {
+  size_t room = sizeof error_text, used = (size_t)snprintf(error_text, room, "%s: ", kind);
+  for (int32_t i = 0; i < n && used < room; ++i)
+    if (parts[i]) used += (size_t)snprintf(error_text + used, room - used, "%s", parts[i]);
+}
+
+void TVMFFIErrorSetRaisedFromCStr(const char* kind, const char* text) {
+  TVMFFIErrorSetRaisedFromCStrParts(kind, &text, 1);
+}
+
+EXPORT const char* fl_error(void) { return error_text; }
+
+/* ---- workspace: a stack per thread, because kernels free in reverse order. It is a list of blocks, the newest the
+ *      largest; a block that fell empty below the newest is given back, so repeated use settles on one block ---- */
+
+typedef struct block {
+  struct block* older;
+  size_t size, used;
+  _Alignas(64) char data[];
+} block;
+
+enum { FIRST_BLOCK = 1 << 20 };
+
+static _Thread_local block* stack_top;
+static pthread_key_t stack_key; /* its destructor runs when a thread ends */
+
+static void free_stack(void* top) {
+  for (block *b = top, *older; b; b = older) older = b->older, free(b);
+}
+
+__attribute__((constructor)) static void create_key(void) { pthread_key_create(&stack_key, free_stack); }
+
+static void drop_empty_blocks(void) {
+  for (block* b; (b = stack_top->older) && b->used == 0; free(b)) stack_top->older = b->older;
+}
+
+/* A kernel that fails returns without freeing. */
+static void workspace_reset(void) {
+  for (block* b = stack_top; b; b = b->older) b->used = 0;
+  if (stack_top) drop_empty_blocks();
+}
+
+static void* workspace_alloc(int device, int id, uint64_t n, int code, int bits) {
+  (void)device, (void)id, (void)code, (void)bits;
+  n = n ? (n + 63) & ~(uint64_t)63 : 64;
+  if (!stack_top || stack_top->size - stack_top->used < n) {
+    size_t size = stack_top ? 2 * stack_top->size : FIRST_BLOCK;
+    if (size < n) size = n;
+    block* b = n > SIZE_MAX / 4 ? NULL : aligned_alloc(64, sizeof(block) + size);
+    if (!b) {
+      TVMFFIErrorSetRaisedFromCStr("MemoryError", "no memory for a kernel's workspace");
+      return NULL;
+    }
+    *b = (block){.older = stack_top, .size = size};
+    stack_top = b;
+    drop_empty_blocks();
+    pthread_setspecific(stack_key, b);
+  }
+  void* p = stack_top->data + stack_top->used;
+  stack_top->used += n;
+  return p;
+}
+
+static int workspace_free(int device, int id, void* p) {
+  (void)device, (void)id;
+  block* b = stack_top;
+  while ((char*)p < b->data || (char*)p >= b->data + b->size) b = b->older;
+  b->used = (size_t)((char*)p - b->data);
+  drop_empty_blocks();
+  return 0;
+}
+
+/* ---- pool: workers spin a little for the next region, then sleep. Tasks are claimed one by one, several per thread,
+ *      so that a core lost to another process costs one task and not its share of the region ---- */
+
+enum { MAX_THREADS = 256, TASKS_PER_THREAD = 4, SPINS = 1 << 12 };
+
+struct fl_pool {
+  int threads, spins, home;
+  pthread_t id[MAX_THREADS];
+  pthread_mutex_t lock;
+  pthread_cond_t wake;
+  task_fn fn; /* of the open region, written by its owner only while no worker is inside */
+  void* data;
+  int n_tasks;
+  char error[sizeof error_text];
+  _Alignas(64) atomic_uint epoch; /* odd: a region is open */
+  atomic_int stop, sleepers, started;
+  _Alignas(64) atomic_int next;   /* the next task to claim */
+  _Alignas(64) atomic_int inside; /* workers that may still touch the region */
+  _Alignas(64) atomic_int owned;  /* some thread owns the pool for its region */
+  atomic_int failed;
+};
+
+/* The pool a run uses. NULL in workers and inside a region, where a nested region runs inline. */
+static _Thread_local fl_pool* current;
+
+static void drain(fl_pool* p) {
+  task_env env = {NULL, p->n_tasks};
+  for (int t; (t = atomic_fetch_add_explicit(&p->next, 1, memory_order_relaxed)) < env.n_tasks;)
+    if (p->fn(t, &env, p->data) && !atomic_exchange(&p->failed, 1)) memcpy(p->error, error_text, sizeof error_text);
+}
+
+/* A new thread starts on its parent's core and may stay there for 20 ms. It moves to a core of its own once and then
+ * takes the whole mask again, so that the scheduler stays free. */
+static void spread(const fl_pool* p, int index) {
+  cpu_set_t all, one;
+  if (sched_getaffinity(0, sizeof all, &all) || CPU_COUNT(&all) <= index) return;
+  CPU_ZERO(&one);
+  for (int cpu = 0, left = index; cpu < CPU_SETSIZE && left; ++cpu)
+    if (CPU_ISSET(cpu, &all) && cpu != p->home && --left == 0) CPU_SET(cpu, &one);
+  if (!sched_setaffinity(0, sizeof one, &one)) sched_setaffinity(0, sizeof all, &all);
+}
+
+static unsigned wait_for_change(fl_pool* p, unsigned seen) {
+  unsigned e;
+  for (int i = 0; i < p->spins; ++i, RELAX())
+    if ((e = atomic_load_explicit(&p->epoch, memory_order_acquire)) != seen) return e;
+  pthread_mutex_lock(&p->lock);
+  atomic_fetch_add(&p->sleepers, 1);
+  while ((e = atomic_load(&p->epoch)) == seen) pthread_cond_wait(&p->wake, &p->lock);
+  atomic_fetch_sub(&p->sleepers, 1);
+  pthread_mutex_unlock(&p->lock);
+  return e;
+}
+
+static void* worker(void* pool) {
+  fl_pool* p = pool;
+  spread(p, atomic_fetch_add(&p->started, 1) + 1);
+  for (unsigned e = 0;;) {
+    e = wait_for_change(p, e);
+    if (atomic_load(&p->stop)) return NULL;
+    if (!(e & 1)) continue;
+    atomic_fetch_add(&p->inside, 1);
+    if (atomic_load(&p->epoch) == e) drain(p); /* still open: its owner waits for us */
+    workspace_reset();
+    atomic_fetch_sub_explicit(&p->inside, 1, memory_order_release);
+  }
+}
+
+static void change_epoch(fl_pool* p, unsigned by) {
+  atomic_fetch_add(&p->epoch, by);
+  if (!atomic_load(&p->sleepers)) return;
+  pthread_mutex_lock(&p->lock);
+  pthread_cond_broadcast(&p->wake);
+  pthread_mutex_unlock(&p->lock);
+}
+
+/* n is what the generated code asks for, 0 for "as many as fit"; a task finds its share from env->n_tasks. */
+static int parallel_launch(task_fn fn, void* data, int n) {
+  fl_pool* p = current;
+  if (!p || p->threads == 1 || atomic_exchange_explicit(&p->owned, 1, memory_order_acquire)) {
+    task_env whole = {NULL, 1}; /* nested, alone, or the pool is busy with another session's region */
+    return fn(0, &whole, data);
+  }
+  p->fn = fn, p->data = data, p->n_tasks = n ? n : p->threads * TASKS_PER_THREAD;
+  p->failed = p->next = 0;
+  change_epoch(p, 1);
+  current = NULL;
+  drain(p);
+  current = p;
+  atomic_fetch_add(&p->epoch, 1); /* closed; sleepers need not know */
+  for (int i = 0; atomic_load_explicit(&p->inside, memory_order_acquire); ++i)
+    if (i < SPINS) RELAX(); else sched_yield();
+  int failed = p->failed;
+  if (failed) memcpy(error_text, p->error, sizeof error_text);
+  atomic_store_explicit(&p->owned, 0, memory_order_release);
+  return failed ? -1 : 0;
+}
+
+/* Generated objects declare these as weak pointer variables; a strong definition wins at link time. */
+int (*__TVMBackendParallelLaunch)(task_fn, void*, int) = parallel_launch;
+void* (*__TVMBackendAllocWorkspace)(int, int, uint64_t, int, int) = workspace_alloc;
+int (*__TVMBackendFreeWorkspace)(int, int, void*) = workspace_free;
+
+EXPORT fl_pool* fl_start(int threads) {
+  fl_pool* p = aligned_alloc(64, sizeof *p);
+  if (!p) return NULL;
+  memset(p, 0, sizeof *p);
+  pthread_mutex_init(&p->lock, NULL);
+  pthread_cond_init(&p->wake, NULL);
+  cpu_set_t cpus;
+  int cores = sched_getaffinity(0, sizeof cpus, &cpus) ? threads : CPU_COUNT(&cpus);
+  p->spins = threads <= cores ? SPINS : 0; /* spinning would take the core from a thread with work */
+  p->home = sched_getcpu();
+  sigset_t all, before; /* blocked in workers: signals belong to the application's threads */
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  for (p->threads = 1; p->threads < threads && p->threads < MAX_THREADS; ++p->threads)
+    if (pthread_create(&p->id[p->threads], NULL, worker, p)) break;
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  return p;
+}
+
+EXPORT void fl_stop(fl_pool* p) {
+  atomic_store(&p->stop, 1);
+  change_epoch(p, 2); /* stays even: nothing to do but to look at stop */
+  for (int i = 1; i < p->threads; ++i) pthread_join(p->id[i], NULL);
+  pthread_cond_destroy(&p->wake);
+  pthread_mutex_destroy(&p->lock);
+  free(p);
+}
+
+EXPORT int fl_threads(const fl_pool* p) { return p->threads; }
+
+EXPORT int64_t fl_run(fl_pool* pool, const fl_step* steps, int64_t n_steps, const fl_patch* patches, int64_t n_patches,
+                      int64_t* scalars) {
+  for (const fl_patch* q = patches; q < patches + n_patches; ++q) *q->where = q->base + q->scale * scalars[q->slot];
+  fl_arg result = {0};
+  int64_t i = 0;
+  error_text[0] = 0, current = pool;
+  while (i < n_steps && !steps[i].kernel(NULL, steps[i].args, (int32_t)steps[i].n_args, &result)) ++i;
+  current = NULL;
+  if (i < n_steps) return workspace_reset(), i;
+  scalars[FL_POSITION] += scalars[FL_TOKENS];
+  return -1;
+}
+
+/* ---- measuring sticks ---- */
+
+typedef int64_t i64x4 __attribute__((vector_size(32)));
+typedef float f32x8 __attribute__((vector_size(32)));
+
+typedef struct {
+  const char* from;
+  int64_t n; /* bytes to read, or rounds for each task */
+  atomic_llong sum;
+} stick;
+static int read_task(int task, task_env* env, void* data) {
+  stick* s = data;
+  int64_t blocks = s->n / 1024, from = blocks * task / env->n_tasks, to = blocks * (task + 1) / env->n_tasks;
+  i64x4 a = {0}, b = {0}, c = {0}, d = {0};
+  for (const i64x4* q = (const void*)(s->from + from * 1024); (const char*)q < s->from + to * 1024; q += 4)
+    a += q[0], b += q[1], c += q[2], d += q[3];
+  a += b + c + d;
+  s->sum += a[0] + a[1] + a[2] + a[3];
+  return 0;
+}
+
+static int64_t measure(fl_pool* pool, task_fn fn, stick s) {
+  current = pool;
+  parallel_launch(fn, &s, 0);
+  current = NULL;
+  return s.sum;
+}
+
+EXPORT int64_t fl_read(fl_pool* pool, const void* from, int64_t n) {
+  return measure(pool, read_task, (stick){from, n, 0});
+}
+
+enum { CHAINS = 12 }; /* enough independent chains to hide the latency of two units */
+
+static int fma_task(int task, task_env* env, void* data) {
+  (void)task, (void)env;
+  stick* s = data;
+  f32x8 a[CHAINS], b = {0}, c = {0};
+  b += 0.999f, c += 1e-3f;
+  for (int i = 0; i < CHAINS; ++i) a[i] = c * (float)i;
+  for (int64_t k = 0; k < s->n; ++k)
+#pragma GCC unroll 12
+    for (int i = 0; i < CHAINS; ++i) a[i] = a[i] * b + c;
+  for (int i = 1; i < CHAINS; ++i) a[0] += a[i];
+  s->sum += a[0][0] > 0 ? (int64_t)CHAINS * 8 * 2 * s->n : 0;
+  return 0;
+}
+
+EXPORT int64_t fl_fma(fl_pool* pool, int64_t rounds) {
+  return measure(pool, fma_task, (stick){NULL, rounds / TASKS_PER_THREAD, 0});
+}
