@@ -29,11 +29,12 @@ from tvm import s_tir, te, tirx
 from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.target import Target
+from tvm.tirx.compilation_pipeline import get_tir_pipeline, register_tir_pipeline
 from tvm.tirx.script.builder import ir as tirx_builder
 
 __all__ = [
-    "PrimFunc", "T", "Target", "build_object", "compile_module", "llvm_target", "prim_func", "s_tir",
-    "spills", "te", "tirx", "tvm", "versions",
+    "PrimFunc", "T", "Target", "build_object", "compile_module", "llvm_target", "prim_func",
+    "s_tir", "spills", "te", "tirx", "tvm", "versions",
 ]  # fmt: skip
 
 PrimFunc = tirx.PrimFunc
@@ -73,6 +74,30 @@ def llvm_target(options: Mapping[str, Any]) -> Target:
     return Target({"kind": "llvm", **options})
 
 
+PIPELINE = "firstlight"
+
+
+def _pipeline() -> Any:
+    """TVM's schedulable-TIR pipeline, plus the device that workspace is taken from.
+
+    Functions over tensors learn the device from their arguments; ours have raw pointers, and
+    without these attributes any buffer above 1 KiB fails ("Unknown device id in current IR").
+    """
+    lower, host, device = get_tir_pipeline("s_tir")
+
+    @tirx.transform.prim_func_pass(opt_level=0)
+    def workspace_on_cpu(func: PrimFunc, mod: Any, context: Any) -> PrimFunc:
+        body = func.body
+        for key, value in (("device_id", 0), ("device_type", 1)):
+            body = tirx.AttrStmt(tvm.ir.StringImm("default"), key, T.int32(value), body)
+        return func.with_body(body)
+
+    return tvm.transform.Sequential([lower, workspace_on_cpu]), host, device
+
+
+register_tir_pipeline(PIPELINE, _pipeline)
+
+
 def compile_module(
     prim_funcs: Mapping[str, PrimFunc], options: Mapping[str, Any], checked: bool = False
 ) -> Any:
@@ -85,7 +110,7 @@ def compile_module(
     """
     funcs = {n: prim_funcs[n].with_attr("global_symbol", n) for n in sorted(prim_funcs)}
     with tvm.transform.PassContext(config={"tirx.disable_assert": not checked}):
-        return tvm.compile(tvm.IRModule(funcs), llvm_target(options)).mod
+        return tvm.compile(tvm.IRModule(funcs), llvm_target(options), tir_pipeline=PIPELINE).mod
 
 
 def build_object(

@@ -1,0 +1,99 @@
+"""Matrix-vector tiles: every weight byte is read once, in one sequential stream.
+
+A lane of an accumulator is a row, so the only sums across registers are over the few chains that
+hide the FMA's latency.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from firstlight.codegen.tvm_bridge import T
+from firstlight.targets.cpu.kernels.layouts import TILE
+from firstlight.targets.cpu.kernels.micro import (
+    FP8_UNIT,
+    Expr,
+    Vector,
+    Weight,
+    f32,
+    load,
+    store,
+    total,
+    vectors,
+)
+
+LIFT = 2.0**100
+"""Factor on x for fp8, whose decoded weights are value * 2**-120: products stay normal numbers."""
+
+
+def x_copies(
+    x: Any, rows: int, k: int, weights: Sequence[Weight], lanes: int
+) -> dict[float, Any]:
+    """Copies of x[rows, k] as the tiles read it: scaled, each row padded with zeros.
+
+    Returns {factor: buffer [rows, padded]}, one entry for each factor the weights' codecs need.
+    """
+    copies = {}
+    for factor in sorted({_factor(w) for w in weights}):
+        padded = max(w.padded for w in weights if _factor(w) == factor)
+        padded = -(-padded // lanes) * lanes
+        copy = T.alloc_buffer((rows, padded), "float32")
+        whole = k // lanes * lanes
+        with T.serial(rows) as r:
+            with T.serial(whole // lanes) as i:
+                value = load(x, r, i * lanes, lanes=lanes) * f32(factor, lanes)
+                store(copy, value, r, i * lanes, lanes=lanes)
+            with T.serial(padded - whole) as i:
+                T.buffer_store(copy, T.float32(0), [r, whole + i])
+            with T.serial(k - whole) as i:
+                T.buffer_store(copy, x[r, whole + i] * T.float32(factor), [r, whole + i])
+        copies[factor] = copy
+    return copies
+
+
+def _factor(weight: Weight) -> float:
+    return LIFT if weight.micro.unit == FP8_UNIT else 1.0
+
+
+def gemv_tile(
+    weight: Weight, tile: Expr, x: dict[float, Any], lanes: int, row: Expr = 0
+) -> list[Expr]:
+    """16 rows of W x[row] as ``16 // lanes`` vectors; `x` comes from `x_copies`."""
+    halves, form = TILE // lanes, weight.form
+    vector = x[_factor(weight)]
+    blocks = max(1, 4 // form.step)  # per turn, so that there are four chains of FMAs
+    chains = 2 if form.step * lanes == 64 else 4  # fp4 at 256 bits: registers hold only two
+    sums = [vectors(chains, lanes) for _ in range(halves)]
+    grand = [vectors(1, lanes)[0] for _ in range(halves)] if form.group else []
+    with T.serial(weight.steps // blocks) as turn:
+        for b in range(blocks):
+            step = turn * blocks + b
+            for half, values in enumerate(weight.block(tile, step, lanes)):
+                for k, value in enumerate(values):
+                    chain = sums[half][(b * form.step + k) % chains]
+                    scalar = vector[row, step * form.step + k]
+                    chain.value = chain.value + value * T.broadcast(scalar, lanes)
+        if form.group:
+            turns = form.group // form.step
+            # The branch is also a wall for LLVM's scheduler, which otherwise merges the groups
+            # into one block and spills.
+            with T.If(turn % turns == turns - 1), T.Then():
+                for half in range(halves):
+                    _close_group(weight, tile, turn // turns, half, sums[half], grand[half], lanes)
+    if form.group:
+        return [g.value for g in grand]
+    return [total([c.value for c in chain]) for chain in sums]
+
+
+def _close_group(
+    weight: Weight, tile: Expr, group: Expr, half: int, sums: Sequence[Vector], grand: Vector,
+    lanes: int,
+) -> None:  # fmt: skip
+    value = total([c.value for c in sums])
+    unlift = 1.0 / (weight.micro.unit * _factor(weight))
+    if unlift != 1.0:  # before the scale, which may be as small as 2**-127
+        value = value * f32(unlift, lanes)
+    grand.value = grand.value + value * weight.scale(tile, group, half, lanes)
+    for chain in sums:
+        chain.value = f32(0.0, lanes)

@@ -1,0 +1,199 @@
+"""How weights lie in memory for the vector kernels, and the packers. numpy only, no TVM.
+
+Every matrix [N, K] (y = x W^T) is cut into tiles of 16 rows; a tile is one sequential stream of
+64-byte blocks (32 for f16), a block holds a few k of all 16 rows, and its 32-bit lane is a row.
+So a matrix-vector kernel needs no horizontal sums, and a block decodes into rows of the panel of a
+matrix-matrix kernel. N is padded to 16 rows and K to the codec's `pad`, both with zero codes.
+
+    codec               packed codes               where (row r, k) of a block lies
+    fp4e2m1/32:ue8m0    uint8 [.., T, K/8, 64]     r = 4a+d, k = 4h+2u+p: byte 16a+8u+2d+p, nibble h
+    fp8e4m3/128x128     uint8 [.., T, K/4, 64]     byte 4r+k
+    bf16                uint16[.., T, K/2, 32]     word 2r+k
+    f16                 uint16[.., T, K, 16]       word r
+    f32                 float32[.., T, K, 16]      word r
+
+    scales (fp4, fp8)   uint8 [.., T, K/group, 16] one ue8m0 byte per row and group of 32 or 128 k
+
+The nibble order of fp4 is what `pshufb` and `punpck` undo in one step at 256 and at 512 bits.
+
+Layouts: ``tile16`` for [.., N, K], each [N, K] a matrix of its own (experts); ``tile16.grouped``
+for [G, N, K] stored as one matrix [G*N, K] whose scale grid ignores the groups. In both every
+[N, K] is padded to whole tiles by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+TILE = 16
+LAYOUTS = ("tile16", "tile16.grouped")
+
+
+@dataclass(frozen=True)
+class Form:
+    """The packed form of one codec.
+
+    Attributes:
+        dtype: numpy dtype of packed codes.
+        step: consecutive k in one block.
+        words: elements of `dtype` in one block.
+        group: k that share a scale, 0 without scales.
+        grid: matrix rows that share a scale.
+        pad: K is padded to a multiple of this.
+    """
+
+    dtype: str
+    step: int
+    words: int
+    group: int
+    grid: int
+    pad: int
+
+    def steps(self, k: int) -> int:
+        """Blocks in a tile of `k` columns."""
+        return -(-k // self.pad) * self.pad // self.step
+
+    def groups(self, k: int) -> int:
+        """Scales per row of a tile of `k` columns."""
+        return -(-k // self.group) if self.group else 0
+
+    def tile_bytes(self, k: int) -> int:
+        """Bytes streamed for one tile of `k` columns, scales included."""
+        return self.steps(k) * self.words * np.dtype(self.dtype).itemsize + self.groups(k) * TILE
+
+
+FORMS = {
+    "fp4e2m1/32:ue8m0": Form("uint8", 8, 64, 32, 1, 32),
+    "fp8e4m3/128x128:ue8m0": Form("uint8", 4, 64, 128, 128, 128),
+    "bf16": Form("uint16", 2, 32, 0, 0, 4),
+    "f16": Form("uint16", 1, 16, 0, 0, 4),
+    "f32": Form("float32", 1, 16, 0, 0, 4),
+}
+
+
+def tiles(n: int) -> int:
+    """Row tiles of a matrix of `n` rows."""
+    return -(-n // TILE)
+
+
+def packed_shapes(
+    layout: str, codec: str, shape: Sequence[int]
+) -> tuple[tuple[tuple[int, ...], str], tuple[tuple[int, ...], str] | None]:
+    """((codes shape, dtype), (scales shape, dtype) or None) of a packed weight [.., N, K]."""
+    _check(layout, shape)
+    form, (*lead, n, k) = FORMS[codec], shape
+    codes = (*lead, tiles(n), form.steps(k), form.words)
+    scales = (*lead, tiles(n), form.groups(k), TILE)
+    return (codes, form.dtype), ((scales, "uint8") if form.group else None)
+
+
+def pack(
+    layout: str,
+    codes: Array,
+    scales: Array | None,
+    codec: str,
+    shape: Sequence[int],
+    first_row: int = 0,
+) -> tuple[Array, Array | None]:
+    """Pack a weight, or a part of one: a range of leading indices, or rows in multiples of 16.
+
+    Packed parts follow each other in memory, so large weights are packed piece by piece.
+
+    Args:
+        codes: as shipped, logical shape `shape` = [.., N, K]: f32 or f16 or bf16 words (any dtype
+            of that width), e4m3 bytes, or for fp4 bytes [.., N, K/2] with the even k in the low
+            nibble. ``tile16.grouped`` also takes [G*N, ..].
+        scales: ue8m0 bytes. fp4: [.., N, K/32]. fp8: [.., ceil(N/128), ceil(K/128)] for ``tile16``,
+            [ceil(G*N/128), ceil(K/128)] for ``tile16.grouped``.
+        shape: logical shape of what is given.
+        first_row: row of the whole stored matrix that codes[.., 0, :] is. `scales` then still
+            belongs to the whole matrix for fp8 (its grid does not follow the rows), and to the
+            given rows for fp4.
+    """
+    _check(layout, shape)
+    form, (*lead, n, k) = FORMS[codec], shape
+    codes = codes.reshape(*lead, n, -1)
+    word = np.dtype(form.dtype)
+    elements = _nibbles(codes) if form.step == 8 else codes.view(word)
+    if elements.shape != tuple(shape):
+        raise ValueError(f"codes {elements.shape} do not have the shape {tuple(shape)}")
+    nt, padded = tiles(n), form.steps(k) * form.step
+    full = np.zeros((*lead, nt * TILE, padded), word)
+    full[..., :n, :k] = elements
+    blocks = full.reshape(*lead, nt, TILE, padded // form.step, form.step)
+    if form.step == 8:
+        packed = _interleave(blocks)
+    else:
+        packed = np.swapaxes(blocks, -3, -2).reshape(*lead, nt, padded // form.step, form.words)
+    if not form.group:
+        return np.ascontiguousarray(packed), None
+    assert scales is not None
+    per_row = np.full((*lead, nt * TILE, form.groups(k)), 127, np.uint8)
+    per_row[..., :n, :] = _row_scales(form, layout, scales.view(np.uint8), lead, n, first_row)
+    tiled = per_row.reshape(*lead, nt, TILE, -1)
+    return np.ascontiguousarray(packed), np.ascontiguousarray(np.swapaxes(tiled, -1, -2))
+
+
+def unpack(
+    layout: str, codes: Array, scales: Array | None, codec: str, shape: Sequence[int]
+) -> tuple[Array, Array | None]:
+    """(codes, scales) again, one code per element [.., N, K] and one scale per row and group."""
+    _check(layout, shape)
+    form, (*lead, n, k) = FORMS[codec], shape
+    blocks = _deinterleave(codes) if form.step == 8 else codes.reshape(*codes.shape[:-1], TILE, -1)
+    nt = tiles(n)
+    elements = np.swapaxes(blocks, -3, -2).reshape(*lead, nt * TILE, -1)[..., :n, :k]
+    if scales is None:
+        return elements, None
+    return elements, np.swapaxes(scales, -1, -2).reshape(*lead, nt * TILE, -1)[..., :n, :]
+
+
+def _check(layout: str, shape: Sequence[int]) -> None:
+    if layout not in LAYOUTS:
+        raise ValueError(f"unknown layout {layout!r}, known: {', '.join(LAYOUTS)}")
+    if layout == "tile16.grouped" and len(shape) != 3:
+        raise ValueError(f"layout {layout} needs a shape (groups, rows, columns), not {shape}")
+
+
+def _row_scales(
+    form: Form, layout: str, scales: Array, lead: list[int], n: int, first_row: int
+) -> Array:
+    """One scale per row and group: a row takes the scales of the grid row it lies in."""
+    if form.grid == 1:
+        return scales.reshape(*lead, n, -1)
+    if layout == "tile16.grouped":
+        rows = first_row + np.arange(lead[0] * n).reshape(lead[0], n)
+        return scales[rows // form.grid]
+    return scales[..., (first_row + np.arange(n)) // form.grid, :]
+
+
+def _nibbles(codes: Array) -> Array:
+    """uint8 [.., K/2] -> one code per element [.., K], even k from the low nibble."""
+    codes = codes.view(np.uint8)
+    return np.stack([codes & 15, codes >> 4], axis=-1).reshape(*codes.shape[:-1], -1)
+
+
+def _interleave(blocks: Array) -> Array:
+    """[.., 16 rows, blocks, 8 k] -> [.., blocks, 64 bytes]."""
+    *lead, _, count, _ = blocks.shape
+    i = len(lead)
+    split = blocks.reshape(*lead, 4, 4, count, 2, 2, 2)  # a d block h u p
+    order = [*range(i), i + 2, i, i + 4, i + 1, i + 5, i + 3]  # block a u d p h
+    low_high = split.transpose(order)
+    return (low_high[..., 0] | low_high[..., 1] << 4).reshape(*lead, count, 64)
+
+
+def _deinterleave(packed: Array) -> Array:
+    """[.., blocks, 64 bytes] -> [.., blocks, 16 rows, 8 k]."""
+    *lead, count, _ = packed.shape
+    i = len(lead) + 1
+    split = np.stack([packed & 15, packed >> 4], axis=-1).reshape(*lead, count, 4, 2, 4, 2, 2)
+    order = [*range(i), i, i + 2, i + 4, i + 1, i + 3]  # a u d p h -> a d h u p
+    return split.transpose(order).reshape(*lead, count, TILE, 8)

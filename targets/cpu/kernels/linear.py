@@ -1,0 +1,104 @@
+"""y_i = x W_i^T for weights of several codecs, the grouped form, and the embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from firstlight.codegen.kernel import Kernel
+from firstlight.codegen.tvm_bridge import T, prim_func
+from firstlight.targets.cpu.kernels.gemv import gemv_tile, x_copies
+from firstlight.targets.cpu.kernels.layouts import TILE
+from firstlight.targets.cpu.kernels.micro import Expr, Weight, store
+from firstlight.targets.cpu.kernels.panel import panel_linear
+from firstlight.targets.cpu.kernels.schedule import parallel_by_bytes
+
+
+def linears(
+    name: str, segments: Sequence[tuple[int, str]], k: int, tokens: int, lanes: int
+) -> Kernel:
+    """x [S, K], weights [N_i, K] -> y_i [S, N_i].
+
+    Args:
+        segments: (N_i, codec) of each weight.
+        k: columns of all weights.
+        tokens: 1 for the matrix-vector version (S is 1), else the largest S.
+        lanes: f32 per vector, 8 or 16.
+    """
+    weights = [Weight(codec, 1, n, k) for n, codec in segments]
+    return _kernel(name, weights, 1, k, tokens, lanes, "tile16")
+
+
+def group_linear(
+    name: str, groups: int, n: int, k: int, codec: str, tokens: int, lanes: int
+) -> Kernel:
+    """x [S, G, K], weight [G, N, K] stored as one matrix [G*N, K] -> y [S, G, N].
+
+    Arguments as in `linears`.
+    """
+    return _kernel(name, [Weight(codec, groups, n, k)], groups, k, tokens, lanes, "tile16.grouped")
+
+
+def _kernel(
+    name: str, weights: Sequence[Weight], groups: int, k: int, tokens: int, lanes: int, layout: str
+) -> Kernel:  # fmt: skip
+    names = [w.pointers(f"w{i}") for i, w in enumerate(weights)]
+    results = [(f"y{i}", "float32") for i in range(len(weights))]
+
+    def body(*args: Any) -> None:
+        x_pointer, *rest, count = args
+        x = T.decl_buffer((count * groups, k), "float32", data=x_pointer)
+        for weight, pointers in zip(weights, names, strict=True):
+            weight.bind(rest[: len(pointers)])
+            del rest[: len(pointers)]
+        ys = [
+            T.decl_buffer((count, w.count * w.n), "float32", data=y)
+            for w, y in zip(weights, rest, strict=True)
+        ]
+        if tokens == 1:
+            _decode(x, weights, ys, groups, k, lanes)
+        else:
+            panel_linear(x, weights, ys, groups, k, count, tokens, lanes)
+
+    pointers = [("x", "float32"), *(p for pair in names for p in pair), *results]
+    return Kernel(name, prim_func(name, pointers, body), (None, *[layout] * len(weights)))
+
+
+def _decode(
+    x: Any, weights: Sequence[Weight], ys: Sequence[Any], groups: int, k: int, lanes: int
+) -> None:
+    copies = x_copies(x, groups, k, weights, lanes)
+
+    def segment(weight: Weight, y: Any) -> tuple[int, int, Any]:
+        def tile_body(tile: Expr) -> None:
+            group = T.bind(T.truncdiv(tile, T.int32(weight.tiles)))
+            local = T.bind(tile - group * weight.tiles)
+            values = gemv_tile(weight, tile, copies, lanes, group if groups > 1 else 0)
+            store_rows(y, 0, group * weight.n, local, weight.n, values, lanes)
+
+        return weight.count * weight.tiles, weight.tile_bytes, tile_body
+
+    parallel_by_bytes([segment(w, y) for w, y in zip(weights, ys, strict=True)])
+
+
+def store_rows(
+    y: Any, row: Expr, base: Expr, tile: Expr, n: int, values: Sequence[Expr], lanes: int
+) -> None:
+    """y[row, base + 16 tile ...] = values, as far as column n of the matrix."""
+
+    def whole() -> None:
+        for half, value in enumerate(values):
+            store(y, value, row, base + tile * TILE + half * lanes, lanes=lanes)
+
+    if n % TILE == 0:
+        whole()
+        return
+    with T.If(tile < n // TILE):
+        with T.Then():
+            whole()
+        with T.Else():
+            last = T.alloc_buffer((TILE,), "float32")
+            for half, value in enumerate(values):
+                store(last, value, half * lanes, lanes=lanes)
+            with T.serial(n % TILE) as i:
+                T.buffer_store(y, last[i], [row, base + tile * TILE + i])

@@ -1,0 +1,276 @@
+"""Vector helpers and weight decoders: what the weight-streaming kernels are made of.
+
+All functions here run while a kernel is built (``tvm_bridge.prim_func``) and return expressions or
+emit statements. `lanes` is the number of f32 in a vector: 8 (AVX2) or 16 (AVX-512); a 16-row weight
+tile is ``16 // lanes`` vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from firstlight.codegen.tvm_bridge import T
+from firstlight.targets.cpu.kernels.layouts import FORMS, TILE, Form, tiles
+
+Expr = Any
+"""A TIR expression or a Python number."""
+
+
+def ramp(base: Expr, lanes: int) -> Expr:
+    """`lanes` consecutive indices."""
+    return T.ramp(base, 1, lanes)
+
+
+def f32(value: float, lanes: int) -> Expr:
+    """A constant vector."""
+    return T.broadcast(T.float32(value), lanes)
+
+
+def load(buffer: Any, *index: Expr, lanes: int) -> Expr:
+    """`lanes` consecutive elements from `index` on."""
+    return buffer[(*index[:-1], ramp(index[-1], lanes))]
+
+
+def store(buffer: Any, value: Expr, *index: Expr, lanes: int) -> None:
+    """Write a vector to consecutive elements."""
+    T.buffer_store(buffer, value, [*index[:-1], ramp(index[-1], lanes)])
+
+
+class Vector:
+    """A vector variable, kept in a register."""
+
+    def __init__(self, lanes: int, dtype: str = "float32") -> None:
+        self._lanes, self._cell = lanes, T.alloc_buffer((lanes,), dtype)
+
+    @property
+    def value(self) -> Expr:
+        """The current value."""
+        return load(self._cell, 0, lanes=self._lanes)
+
+    @value.setter
+    def value(self, new: Expr) -> None:
+        store(self._cell, new, 0, lanes=self._lanes)
+
+
+def vectors(count: int, lanes: int) -> list[Vector]:
+    """`count` vectors of zeros."""
+    made = [Vector(lanes) for _ in range(count)]
+    for vector in made:
+        vector.value = f32(0.0, lanes)
+    return made
+
+
+def total(values: Sequence[Expr]) -> Expr:
+    """Sum as a balanced tree."""
+    if len(values) == 1:
+        return values[0]
+    half = len(values) // 2
+    return total(values[:half]) + total(values[half:])
+
+
+def exp(x: Expr, lanes: int) -> Expr:
+    """e**x by 2**n p(f), |f| <= 1/2; relative error 2e-7. 0 below -88, infinity above 88.7.
+
+    libm has no vector form that TVM could call, and a scalar one costs ten times as much.
+    """
+    z = T.bind(T.min(T.max(x * f32(1.4426950408889634, lanes), f32(-127.0, lanes)),
+                     f32(127.99, lanes)))  # fmt: skip
+    n = T.bind(T.nearbyint(z))
+    f = T.bind(z - n)
+    p = f32(1.535336188319500e-4, lanes)
+    for c in (1.339887440266574e-3, 9.618437357674640e-3, 5.550332471162809e-2,
+              0.2402264791363012, 0.6931472028550421, 1.0):  # fmt: skip
+        p = p * f + f32(c, lanes)
+    exponent = T.Cast(f"int32x{lanes}", n) + T.broadcast(T.int32(127), lanes)
+    two_n = T.shift_left(exponent, T.broadcast(T.int32(23), lanes))
+    return p * T.reinterpret(f"float32x{lanes}", two_n)
+
+
+def swiglu(gate: Expr, up: Expr, limit: float, lanes: int) -> Expr:
+    """silu(min(gate, L)) * clamp(up, -L, L)  (spec 4.11)."""
+    gate = T.bind(T.min(gate, f32(limit, lanes)))
+    up = T.max(T.min(up, f32(limit, lanes)), f32(-limit, lanes))
+    return gate / (f32(1.0, lanes) + exp(f32(0.0, lanes) - gate, lanes)) * up
+
+
+# ---- decoders: one block of a weight tile -> f32 vectors
+
+
+@dataclass(frozen=True)
+class Micro:
+    """How a codec is decoded.
+
+    Attributes:
+        form: the packed form.
+        decode: (load function, lanes) -> vectors[half][k] of one block; `load(offset, n)` reads n
+            elements of the block.
+        unit: decoded values are the weights times this power of two.
+    """
+
+    form: Form
+    decode: Callable[[Callable[[int, int], Expr], int], list[list[Expr]]]
+    unit: float = 1.0
+
+
+E2M1 = (0x0000, 0x3F00, 0x3F80, 0x3FC0, 0x4000, 0x4040, 0x4080, 0x40C0)
+"""High halves of the float32 0, 0.5, 1, 1.5, 2, 3, 4, 6: the e2m1 codes 0..7; 8..15 add the sign."""
+
+
+def _byte_table(table: Sequence[int], lanes: int) -> Expr:
+    """Sixteen bytes for pshufb, repeated in each 128-bit part; LLVM makes it one constant."""
+    words = [int.from_bytes(bytes(table[i : i + 8]), "little", signed=True) for i in (0, 8)]
+    parts = [T.int64(w) for w in words] * (lanes // 4)
+    return T.reinterpret(f"int8x{4 * lanes}", T.Shuffle(parts, list(range(lanes // 2))))
+
+
+def _pshufb(table: Expr, index: Expr, lanes: int) -> Expr:
+    name = {8: "llvm.x86.avx2.pshuf.b", 16: "llvm.x86.avx512.pshuf.b.512"}[lanes]
+    return T.call_llvm_pure_intrin(f"int8x{4 * lanes}", name, table, index)
+
+
+def _unpack(low: Expr, high: Expr, upper: int, lanes: int) -> Expr:
+    """Interleave the lower or upper 8 bytes of each 128-bit part: bytes l, h -> word h * 256 + l."""
+    n, order = 4 * lanes, []
+    for part in range(0, n, 16):
+        for j in range(8):
+            order += [part + 8 * upper + j, n + part + 8 * upper + j]
+    return T.Shuffle([low, high], order)
+
+
+def _u32(value: int, lanes: int) -> Expr:
+    return T.broadcast(T.uint32(value), lanes)
+
+
+def _word_pair(v: Expr, lanes: int) -> list[Expr]:
+    """uint32 lanes -> the low and the high word of each as the high half of a float32."""
+    kind = f"float32x{lanes}"
+    low = T.reinterpret(kind, T.shift_left(v, _u32(16, lanes)))
+    return [low, T.reinterpret(kind, T.bitwise_and(v, _u32(0xFFFF0000, lanes)))]
+
+
+def _fp4(read: Callable[[int, int], Expr], lanes: int) -> list[list[Expr]]:
+    """Codes -> the two bytes of their bf16 by two table look-ups, interleaved and widened."""
+    signed = [*E2M1, *(v | 0x8000 for v in E2M1)]
+    high_bytes = _byte_table([v >> 8 for v in signed], lanes)
+    low_bytes = _byte_table([v & 255 for v in signed], lanes)
+    halves = []
+    for half in range(TILE // lanes):
+        v = T.bind(T.reinterpret(f"uint32x{lanes}", read(half * 4 * lanes, 4 * lanes)))
+        out = []
+        for shift in (0, 4):
+            part = T.shift_right(v, _u32(shift, lanes)) if shift else v
+            index = T.reinterpret(
+                f"int8x{4 * lanes}", T.bitwise_and(part, _u32(0x0F0F0F0F, lanes))
+            )
+            index = T.bind(index)
+            low = T.bind(_pshufb(low_bytes, index, lanes))
+            high = T.bind(_pshufb(high_bytes, index, lanes))
+            for upper in (0, 1):
+                words = T.reinterpret(f"uint32x{lanes}", _unpack(low, high, upper, lanes))
+                out += _word_pair(T.bind(words), lanes)
+        halves.append(out)
+    return halves
+
+
+FP8_UNIT = 2.0**-120
+
+
+def _fp8(read: Callable[[int, int], Expr], lanes: int) -> list[list[Expr]]:
+    """e4m3 bits moved to where float32 has sign, exponent and mantissa: value * 2**-120.
+
+    Subnormal codes become subnormal float32, so they are exact too. Two bytes share one 16-bit
+    shift: the sign goes to bit 15 of its word, the rest 4 bits below it.
+    """
+    words, halves = f"int16x{2 * lanes}", []
+    mask = T.broadcast(T.int32(-0x78100000), lanes)
+    for half in range(TILE // lanes):
+        v = T.bind(T.reinterpret(words, read(half * 4 * lanes, 4 * lanes)))
+        out: list[Expr] = [None] * 4
+        for odd in (0, 1):
+            top = v if odd else T.shift_left(v, T.broadcast(T.int16(8), 2 * lanes))
+            low4 = T.shift_right(top, T.broadcast(T.int16(4), 2 * lanes))
+            pair = T.bind(T.reinterpret(f"int32x{lanes}", low4))
+            for word in (0, 1):
+                at_top = pair if word else T.shift_left(pair, T.broadcast(T.int32(16), lanes))
+                out[2 * word + odd] = T.reinterpret(
+                    f"float32x{lanes}", T.bitwise_and(at_top, mask)
+                )
+        halves.append(out)
+    return halves
+
+
+def _bf16(read: Callable[[int, int], Expr], lanes: int) -> list[list[Expr]]:
+    return [
+        _word_pair(T.bind(T.reinterpret(f"uint32x{lanes}", read(h * 2 * lanes, 2 * lanes))), lanes)
+        for h in range(TILE // lanes)
+    ]
+
+
+def _f16(read: Callable[[int, int], Expr], lanes: int) -> list[list[Expr]]:
+    half = f"float16x{lanes}"
+    return [
+        [T.Cast(f"float32x{lanes}", T.reinterpret(half, read(h * lanes, lanes)))]
+        for h in range(TILE // lanes)
+    ]
+
+
+def _f32(read: Callable[[int, int], Expr], lanes: int) -> list[list[Expr]]:
+    return [[read(h * lanes, lanes)] for h in range(TILE // lanes)]
+
+
+MICROS = {
+    "fp4e2m1/32:ue8m0": Micro(FORMS["fp4e2m1/32:ue8m0"], _fp4),
+    "fp8e4m3/128x128:ue8m0": Micro(FORMS["fp8e4m3/128x128:ue8m0"], _fp8, FP8_UNIT),
+    "bf16": Micro(FORMS["bf16"], _bf16),
+    "f16": Micro(FORMS["f16"], _f16),
+    "f32": Micro(FORMS["f32"], _f32),
+}
+
+
+class Weight:
+    """A packed weight [.., N, K] inside a kernel: addresses of its blocks and scales.
+
+    Indices are 64 bits: the experts of one layer of the largest model exceed 2**31 bytes.
+    """
+
+    def __init__(self, codec: str, count: int, n: int, k: int) -> None:
+        """`count` matrices of [n, k] one after the other (experts, groups)."""
+        self.micro, self.codec = MICROS[codec], codec
+        self.form = self.micro.form
+        self.count, self.n, self.k = count, n, k
+        self.tiles = tiles(n)
+        self.steps, self.groups = self.form.steps(k), self.form.groups(k)
+        self.padded = self.steps * self.form.step
+        self.tile_bytes = self.form.tile_bytes(k)
+
+    def pointers(self, name: str) -> list[tuple[str, str]]:
+        """Pointer parameters: codes and, if the codec has them, scales."""
+        codes = [(name, self.form.dtype)]
+        return codes + ([(f"{name}_scales", "uint8")] if self.groups else [])
+
+    def bind(self, pointers: Sequence[Any]) -> Weight:
+        """Declare the buffers; takes this weight's pointers."""
+        size = self.count * self.tiles
+        words = T.int64(size * self.steps * self.form.words)
+        self._codes = T.decl_buffer((words,), self.form.dtype, data=pointers[0])
+        if self.groups:
+            scales = T.int64(size * self.groups * TILE)
+            self._scales = T.decl_buffer((scales,), "uint8", data=pointers[1])
+        return self
+
+    def block(self, tile: Expr, step: Expr, lanes: int) -> list[list[Expr]]:
+        """vectors[half][k] of one block, in `micro.unit`. `tile` counts over all matrices."""
+        base = (T.Cast("int64", tile) * self.steps + T.Cast("int64", step)) * self.form.words
+        return self.micro.decode(
+            lambda offset, n: load(self._codes, base + offset, lanes=n), lanes
+        )
+
+    def scale(self, tile: Expr, group: Expr, half: int, lanes: int) -> Expr:
+        """2**(byte - 127) of `lanes` rows, byte 0 included: 2**-127 is a subnormal float32."""
+        base = (T.Cast("int64", tile) * self.groups + T.Cast("int64", group)) * TILE
+        row = load(self._scales, base + half * lanes, lanes=lanes)
+        bits = T.shift_left(T.Cast(f"int32x{lanes}", row), T.broadcast(T.int32(23), lanes))
+        bits = T.max(bits, T.broadcast(T.int32(0x00400000), lanes))
+        return T.reinterpret(f"float32x{lanes}", bits)
