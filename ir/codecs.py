@@ -1,0 +1,213 @@
+"""Number formats of the weights, and the roundings of the released numerics, in numpy.
+
+Formats: specification section 3.2. Roundings: section 7. Everything works on float32 values;
+codes are uint8 (uint16 for bf16). This is the meaning the kernels are held against.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+F32 = NDArray[np.float32]
+U8 = NDArray[np.uint8]
+
+FP8_BLOCK = 128                   # rows and columns that share one scale
+FP4_GROUP = 32                    # columns that share one scale
+BLOCK_FP8 = "fp8e4m3/128x128:ue8m0"
+GROUP_FP4 = "fp4e2m1/32:ue8m0"
+E4M3_MAX = 448.0
+E2M1_MAX = 6.0
+
+
+def _small_float_table(mantissa: int, bias: int, magnitudes: int) -> F32:
+    """Values of the codes of a sign-exponent-mantissa format without infinities."""
+    code = np.arange(magnitudes)
+    exponent, fraction = code >> mantissa, code & ((1 << mantissa) - 1)
+    whole = np.where(exponent > 0, (1 << mantissa) + fraction, fraction)
+    value = np.ldexp(whole.astype(np.float32), np.maximum(exponent, 1) - bias - mantissa)
+    return np.concatenate([value, -value]).astype(np.float32)
+
+
+E4M3 = _small_float_table(3, 7, 128)
+E4M3[[0x7F, 0xFF]] = np.nan
+E2M1 = _small_float_table(1, 1, 8)
+E8M0 = np.ldexp(np.float32(1), np.minimum(np.arange(256), 254) - 127).astype(np.float32)
+E8M0[255] = np.nan
+_E2M1_PAIRS = np.stack([E2M1[np.arange(256) & 15], E2M1[np.arange(256) >> 4]], axis=-1)
+for _table in (E4M3, E2M1, E8M0, _E2M1_PAIRS):
+    _table.setflags(write=False)
+
+
+def decode_e4m3(codes: U8) -> F32:
+    """Values of e4m3fn codes, same shape; 0x7F and 0xFF are NaN."""
+    return E4M3[codes]
+
+
+def decode_e8m0(codes: U8) -> F32:
+    """2^(code - 127), same shape; 255 is NaN."""
+    return E8M0[codes]
+
+
+def decode_e2m1(packed: U8) -> F32:
+    """Values of packed fp4, [..., K/2] -> [..., K]: the low nibble is the even column."""
+    return _E2M1_PAIRS[packed].reshape(*packed.shape[:-1], -1)
+
+
+def decode_bf16(codes: NDArray[np.uint16]) -> F32:
+    """Values of bf16 codes, same shape."""
+    return (codes.astype(np.uint32) << 16).view(np.float32)
+
+
+def decode_f16(codes: NDArray[Any]) -> F32:
+    """Values of f16, given as float16 or as uint16 codes."""
+    return codes.view(np.float16).astype(np.float32)
+
+
+def encode_e4m3(x: ArrayLike) -> U8:
+    """Nearest e4m3fn codes, ties to even; beyond 464, and for NaN and infinity, the NaN code."""
+    return _encode(np.asarray(x, np.float32), 3, 7, top=0x7F, nan=0x7F)
+
+
+def encode_e2m1(x: ArrayLike) -> U8:
+    """Nearest packed fp4 codes, ties to even, saturating: [..., K] -> [..., K/2]."""
+    codes = _encode(np.asarray(x, np.float32), 1, 1, top=7, nan=7)
+    return codes[..., 0::2] | codes[..., 1::2] << 4
+
+
+def encode_e8m0(x: ArrayLike) -> U8:
+    """Codes of positive scales; what is no power of two goes up to the next one."""
+    return np.clip(ceil_log2(np.asarray(x, np.float32)) + 127, 0, 254).astype(np.uint8)
+
+
+def encode_bf16(x: ArrayLike) -> NDArray[np.uint16]:
+    """Nearest bf16 codes, ties to even."""
+    x = np.ascontiguousarray(x, np.float32)
+    bits = x.view(np.uint32)
+    rounded = bits + np.uint32(0x7FFF) + (bits >> 16 & 1)
+    return (np.where(np.isnan(x), bits | 1 << 22, rounded) >> 16).astype(np.uint16)
+
+
+def encode_f16(x: ArrayLike) -> NDArray[np.float16]:
+    """Nearest f16, ties to even."""
+    return np.asarray(x, np.float32).astype(np.float16)
+
+
+def _encode(x: F32, mantissa: int, bias: int, top: int, nan: int) -> U8:
+    """Nearest codes, ties to even; magnitudes past the last code become `top`."""
+    size = np.abs(x)
+    exponent = np.where(size > 0, np.frexp(size)[1] - 1, 1 - bias)
+    exponent = np.maximum(exponent, 1 - bias)                  # below: subnormals
+    steps = np.rint(np.ldexp(size, mantissa - exponent))       # exact, then one rounding
+    steps = np.where(np.isfinite(steps), steps, 0).astype(np.int32)
+    # A carry out of the mantissa lands in the exponent, and subnormals need no case of their own.
+    code = ((exponent + bias - 1) << mantissa) + steps
+    code = np.where(np.isfinite(x), np.minimum(code, top), nan)
+    return (code | np.signbit(x).astype(np.int32) << (3 if top == 7 else 7)).astype(np.uint8)
+
+
+def decode_weight(codes: NDArray[Any], scales: U8 | None, codec: str, first_row: int = 0) -> F32:
+    """The logical float32 matrix of stored codes [..., N, K] (fp4: [..., N, K/2]).
+
+    `scales` [..., ceil(N/128), ceil(K/128)] for fp8, [..., N, K/32] for fp4. With fp8, `codes` may
+    be rows from `first_row` on; `scales` then still begins at row 0 of the matrix.
+    """
+    if codec == BLOCK_FP8:
+        assert scales is not None
+        rows = (first_row + np.arange(codes.shape[-2])) // FP8_BLOCK
+        columns = np.arange(codes.shape[-1]) // FP8_BLOCK
+        return decode_e4m3(codes) * decode_e8m0(scales)[..., rows, :][..., columns]
+    if codec == GROUP_FP4:
+        assert scales is not None
+        values = decode_e2m1(codes).reshape(*scales.shape, FP4_GROUP)
+        values *= decode_e8m0(scales)[..., None]
+        return values.reshape(*codes.shape[:-1], -1)
+    if codec == "bf16":
+        return decode_bf16(codes)
+    if codec == "f16":
+        return decode_f16(codes)
+    if codec == "f32":
+        return codes.astype(np.float32, copy=False)
+    raise ValueError(f"unknown codec {codec}")
+
+
+def encode_weight(w: ArrayLike, codec: str) -> tuple[NDArray[Any], U8 | None]:
+    """Codes and scales of a float32 matrix [N, K], as `decode_weight` takes them."""
+    w = np.asarray(w, np.float32)
+    if codec == BLOCK_FP8:
+        n, k = w.shape
+        blocks = np.zeros((-(-n // FP8_BLOCK) * FP8_BLOCK, -(-k // FP8_BLOCK) * FP8_BLOCK), np.float32)
+        blocks[:n, :k] = w
+        blocks = blocks.reshape(-(-n // FP8_BLOCK), FP8_BLOCK, -1, FP8_BLOCK)
+        scales = encode_e8m0(np.maximum(np.abs(blocks).max((1, 3)), 1e-30) / np.float32(E4M3_MAX))
+        unit = decode_e8m0(scales).repeat(FP8_BLOCK, 0)[:n].repeat(FP8_BLOCK, 1)[:, :k]
+        return encode_e4m3(w / unit), scales
+    if codec == GROUP_FP4:
+        groups = w.reshape(w.shape[0], -1, FP4_GROUP)
+        scales = encode_e8m0(np.maximum(np.abs(groups).max(-1), 1e-30) / np.float32(E2M1_MAX))
+        return encode_e2m1((groups / decode_e8m0(scales)[..., None]).reshape(w.shape)), scales
+    if codec == "bf16":
+        return encode_bf16(w), None
+    if codec == "f16":
+        return encode_f16(w), None
+    if codec == "f32":
+        return w, None
+    raise ValueError(f"unknown codec {codec}")
+
+
+def ceil_log2(x: F32) -> NDArray[np.int32]:
+    """Smallest e with 2^e >= x, for positive x, from the float's own bits (spec 7)."""
+    fraction, exponent = np.frexp(x)
+    return exponent - (fraction == 0.5).astype(np.int32)
+
+
+def _in_blocks(x: F32, block: int) -> tuple[F32, int]:
+    """x [..., n] as [..., ceil(n/block), block], the last block filled up with zeros."""
+    n = x.shape[-1]
+    fill = -n % block
+    if fill:
+        x = np.concatenate([x, np.zeros((*x.shape[:-1], fill), np.float32)], -1)
+    return x.reshape(*x.shape[:-1], -1, block), n
+
+
+def _round_in_blocks(x: ArrayLike, block: int, top: float, floor: float, mantissa: int,
+                     bias: int) -> F32:
+    x = np.asarray(x, np.float32)
+    blocks, n = _in_blocks(x, block)
+    amax = np.maximum(np.abs(blocks).max(-1, keepdims=True), np.float32(floor))
+    scale = ceil_log2(amax / np.float32(top))
+    y = np.clip(np.ldexp(blocks, -scale), -np.float32(top), np.float32(top))
+    exponent = np.maximum(np.frexp(y)[1] - 1, 1 - bias) - mantissa
+    y = np.ldexp(np.ldexp(np.rint(np.ldexp(y, -exponent)), exponent), scale)
+    return np.ascontiguousarray(y.reshape(*x.shape[:-1], -1)[..., :n])
+
+
+def round_e4m3(x: ArrayLike, block: int) -> F32:
+    """x [..., n] rounded to e4m3 with one power-of-two scale per `block` last values (spec 7)."""
+    return _round_in_blocks(x, block, E4M3_MAX, 1e-4, 3, 7)
+
+
+def round_e2m1(x: ArrayLike, block: int = FP4_GROUP) -> F32:
+    """x [..., n] rounded to fp4 with one power-of-two scale per `block` last values (spec 7)."""
+    return _round_in_blocks(x, block, E2M1_MAX, 6 * 2.0**-126, 1, 1)
+
+
+def round_bf16(x: ArrayLike) -> F32:
+    """x rounded to the nearest bf16, ties to even, still float32."""
+    return decode_bf16(encode_bf16(x)).reshape(np.shape(x))
+
+
+def hadamard(x: ArrayLike) -> F32:
+    """Walsh-Hadamard transform of the last axis (a power of two), Sylvester order, n^-1/2 scale."""
+    x = np.asarray(x, np.float32)
+    n = x.shape[-1]
+    if n & (n - 1) or not n:
+        raise ValueError(f"the last axis ({n}) is no power of two")
+    shape, half = x.shape, 1
+    while half < n:
+        x = x.reshape(*shape[:-1], -1, 2, half)
+        x = np.stack([x[..., 0, :] + x[..., 1, :], x[..., 0, :] - x[..., 1, :]], -2)
+        half *= 2
+    return x.reshape(shape) * np.float32(n**-0.5)
