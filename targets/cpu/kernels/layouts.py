@@ -56,6 +56,11 @@ class Form:
     grid: int
     pad: int
 
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one block."""
+        return self.words * np.dtype(self.dtype).itemsize
+
     def steps(self, k: int) -> int:
         """Blocks in a tile of `k` columns."""
         return -(-k // self.pad) * self.pad // self.step
@@ -66,7 +71,7 @@ class Form:
 
     def tile_bytes(self, k: int) -> int:
         """Bytes streamed for one tile of `k` columns, scales included."""
-        return self.steps(k) * self.words * np.dtype(self.dtype).itemsize + self.groups(k) * TILE
+        return self.steps(k) * self.block_bytes + self.groups(k) * TILE
 
 
 FORMS = {

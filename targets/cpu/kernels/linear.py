@@ -9,8 +9,8 @@ from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.tvm_bridge import T, prim_func
 from firstlight.targets.cpu.kernels.gemv import gemv_tile, x_copies
 from firstlight.targets.cpu.kernels.layouts import TILE
-from firstlight.targets.cpu.kernels.micro import Expr, Weight, store
-from firstlight.targets.cpu.kernels.panel import panel_linear
+from firstlight.targets.cpu.kernels.micro import Expr, Weight, load, store
+from firstlight.targets.cpu.kernels.panel import panel_work
 from firstlight.targets.cpu.kernels.schedule import parallel_by_bytes
 
 
@@ -56,15 +56,15 @@ def _kernel(
             for w, y in zip(weights, rest, strict=True)
         ]
         if tokens == 1:
-            _decode(x, weights, ys, groups, k, lanes)
+            _vector(x, weights, ys, groups, k, lanes)
         else:
-            panel_linear(x, weights, ys, groups, k, count, tokens, lanes)
+            _matrix(x, weights, ys, groups, count, tokens, lanes)
 
     pointers = [("x", "float32"), *(p for pair in names for p in pair), *results]
     return Kernel(name, prim_func(name, pointers, body), (None, *[layout] * len(weights)))
 
 
-def _decode(
+def _vector(
     x: Any, weights: Sequence[Weight], ys: Sequence[Any], groups: int, k: int, lanes: int
 ) -> None:
     copies = x_copies(x, groups, k, weights, lanes)
@@ -77,6 +77,22 @@ def _decode(
             store_rows(y, 0, group * weight.n, local, weight.n, values, lanes)
 
         return weight.count * weight.tiles, weight.tile_bytes, tile_body
+
+    parallel_by_bytes([segment(w, y) for w, y in zip(weights, ys, strict=True)])
+
+
+def _matrix(
+    x: Any, weights: Sequence[Weight], ys: Sequence[Any], groups: int, count: Expr, tokens: int,
+    lanes: int,
+) -> None:  # fmt: skip
+    def segment(weight: Weight, y: Any) -> tuple[int, int, Any]:
+        def finish(r: Expr, tile: Expr, column: int, group: Expr, part: Any) -> None:
+            values = [
+                load(part, r, column + half * lanes, lanes=lanes) for half in range(TILE // lanes)
+            ]
+            store_rows(y, r, group * weight.n, tile, weight.n, values, lanes)
+
+        return panel_work(x, weight, groups, count, tokens, lanes, finish)
 
     parallel_by_bytes([segment(w, y) for w, y in zip(weights, ys, strict=True)])
 

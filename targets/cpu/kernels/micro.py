@@ -229,6 +229,12 @@ MICROS = {
 }
 
 
+AHEAD = 2048
+"""Bytes that software prefetch runs ahead of the decoder. Measured on Sapphire Rapids, weights in
+memory: 2048 to 4096 nearly double the speed of fp4 (the decoder's instructions fill the window that
+would otherwise look ahead), 512 gains half of that, and the non-temporal hint loses."""
+
+
 class Weight:
     """A packed weight [.., N, K] inside a kernel: addresses of its blocks and scales.
 
@@ -261,8 +267,13 @@ class Weight:
         return self
 
     def block(self, tile: Expr, step: Expr, lanes: int) -> list[list[Expr]]:
-        """vectors[half][k] of one block, in `micro.unit`. `tile` counts over all matrices."""
+        """vectors[half][k] of one block, in `micro.unit`. `tile` counts over all matrices.
+
+        Also fetches the block that will be due in a while; it may lie behind the last tile.
+        """
         base = (T.Cast("int64", tile) * self.steps + T.Cast("int64", step)) * self.form.words
+        ahead = self._codes[base + AHEAD // self.form.block_bytes * self.form.words]
+        T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", T.address_of(ahead), 0, 3, 1))
         return self.micro.decode(
             lambda offset, n: load(self._codes, base + offset, lanes=n), lanes
         )

@@ -1,0 +1,1 @@
+"""Kernel overrides of the CPU target, where measured to pay."""
