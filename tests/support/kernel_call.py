@@ -1,0 +1,57 @@
+"""Compile one kernel and call it on numpy arrays."""
+
+import ctypes
+from collections.abc import Sequence
+
+import numpy as np
+
+from firstlight.codegen.kernel import Kernel
+from firstlight.codegen.tvm_bridge import compile_module
+
+OPTIONS = {8: {"mcpu": "x86-64-v3"}, 16: {"mcpu": "x86-64-v4"}}
+
+
+def aligned(array: np.ndarray) -> np.ndarray:
+    """A C-contiguous copy on a 64-byte boundary."""
+    room = np.empty(array.nbytes + 64, np.uint8)
+    start = -room.ctypes.data % 64
+    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+class Compiled:
+    """A kernel that can be called; `lanes` picks the instruction set it is compiled for."""
+
+    def __init__(self, kernel: Kernel, lanes: int = 8) -> None:
+        self.name = kernel.name
+        self.module = compile_module({kernel.name: kernel.func}, OPTIONS[lanes])
+        self.function = (
+            self.module.jit()[kernel.name]
+            if hasattr(self.module, "jit")
+            else (self.module[kernel.name])
+        )
+
+    def __call__(
+        self, operands: Sequence[np.ndarray], results: Sequence[np.ndarray], tokens: int
+    ) -> list[np.ndarray]:
+        """Operands (copied unless aligned; states are updated in place), then results by shape."""
+        outs = [aligned(np.full_like(r, -7)) for r in results]
+        ins = [
+            a if a.ctypes.data % 64 == 0 and a.flags.c_contiguous else aligned(a) for a in operands
+        ]
+        pointers = [ctypes.c_void_p(a.ctypes.data) for a in (*ins, *outs)]
+        self.function(*pointers, tokens)
+        return outs
+
+
+def max_error(got: np.ndarray, want: np.ndarray) -> float:
+    """Largest difference, relative to the largest magnitude wanted."""
+    scale = float(np.abs(want).max()) or 1.0
+    return float(np.abs(got - want).max()) / scale
+
+
+def to_bf16(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(bit patterns uint16, float32 values) of `array` cut to bfloat16."""
+    bits = (array.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    return bits, (bits.astype(np.uint32) << 16).view(np.float32)
