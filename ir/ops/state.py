@@ -35,7 +35,7 @@ def _(state: F32, slot: I32, pos: I32) -> F32:
     return np.where(positions[..., None] >= 0, old, np.float32(0))
 
 
-ring_write = op("ring_write", ("state", "x", "slot", "pos"))
+ring_write = op("ring_write", ("state", "x", "slot", "pos"), ("state",))
 
 
 @shape_of(ring_write)
@@ -69,7 +69,7 @@ def _(state: F32, slot: I32) -> F32:
     return state[slot]
 
 
-entries_append = op("entries_append", ("state", "x", "slot", "first", "count"))
+entries_append = op("entries_append", ("state", "x", "slot", "first", "count"), ("state",))
 
 
 @shape_of(entries_append)
