@@ -2,6 +2,7 @@
 
 import ctypes
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -9,6 +10,8 @@ from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.tvm_bridge import compile_module
 
 OPTIONS = {8: {"mcpu": "x86-64-v3"}, 16: {"mcpu": "x86-64-v4"}}
+LANES = [8, 16] if "avx512vl" in Path("/proc/cpuinfo").read_text() else [8]
+"""Vector widths whose instructions this machine has."""
 
 
 def aligned(array: np.ndarray) -> np.ndarray:

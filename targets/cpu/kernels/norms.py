@@ -69,7 +69,7 @@ def norm_rope(
     name: str, *, width: int, pairs: int, eps: float, heads: int = 1, weight: str | None = None,
     lanes: int = 8,
 ) -> Kernel:  # fmt: skip
-    """x[S, heads, width], [w[width]], positions[S] i32, freqs[pairs] -> y = rope(rms_norm(x, w))."""
+    """x[S, heads, width], [w[width]], positions[S] i32, freqs[pairs] -> rope(rms_norm(x, w))."""
     groups, per_group = head_groups(heads, width)
     weights = [] if weight is None else [("w", STORAGE[weight])]
 
@@ -91,9 +91,7 @@ def norm_rope(
     return Kernel(name, prim_func(name, pointers, body), (None,) * (3 + len(weights)))
 
 
-def _weight(
-    pointers: list[Expr], codec: str | None
-) -> Callable[[Expr, int], Expr] | None:
+def _weight(pointers: list[Expr], codec: str | None) -> Callable[[Expr, int], Expr] | None:
     """Reader of an optional weight operand."""
     if codec is None:
         return None

@@ -96,8 +96,9 @@ def rope(
             turn = table(freqs, pairs, positions[token], lanes, inverse)
             with T.serial(first, T.min(first + per_group, heads)) as head:
                 base = T.bind(wide(token * heads + head) * width)
-                sweep(width, lanes,
-                      lambda i, n: put(y, get(x, base + i, lanes=n), base + i, lanes=n))
+                sweep(
+                    width, lanes, lambda i, n: put(y, get(x, base + i, lanes=n), base + i, lanes=n)
+                )
                 turn.rotate(y, base + (width - 2 * pairs), lanes)
 
     pointers = [("x", "float32"), ("positions", "int32"), ("freqs", "float32"), ("y", "float32")]

@@ -1,4 +1,4 @@
-"""Vector arithmetic for the kernels that stream no weights: loops with tails, functions, reductions.
+"""Vector arithmetic for kernels that stream no weights: loops with tails, functions, sums.
 
 Like ``micro``, everything here runs while a kernel is built and returns expressions or emits
 statements. Each function takes `lanes`; one lane means a scalar, so the tail of a loop is the same
