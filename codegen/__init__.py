@@ -1,0 +1,1 @@
+"""From IR to kernels, packed weights and an artifact on disk."""

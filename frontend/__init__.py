@@ -1,0 +1,1 @@
+"""Checkpoints in, IR out: reading, tracing, and the model definitions."""

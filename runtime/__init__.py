@@ -1,0 +1,1 @@
+"""Loads artifacts and runs them; needs numpy, and nothing of the compiler."""

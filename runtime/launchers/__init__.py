@@ -1,0 +1,1 @@
+"""How code is loaded and started, one file per driver API."""

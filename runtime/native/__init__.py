@@ -1,0 +1,1 @@
+"""Holds launcher.c, the small C file every CPU code object is linked with."""

@@ -1,0 +1,1 @@
+"""Chips as plug-ins: the registry."""

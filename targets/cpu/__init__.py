@@ -1,0 +1,1 @@
+"""The CPU family: x86-64 by feature level."""
