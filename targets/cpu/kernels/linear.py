@@ -86,10 +86,8 @@ def _matrix(
     lanes: int,
 ) -> None:  # fmt: skip
     def segment(weight: Weight, y: Any) -> tuple[int, int, Any]:
-        def finish(r: Expr, tile: Expr, column: int, group: Expr, part: Any) -> None:
-            values = [
-                load(part, r, column + half * lanes, lanes=lanes) for half in range(TILE // lanes)
-            ]
+        def finish(r: Expr, group: Expr, tile: Expr, part: Any, column: int) -> None:
+            values = [load(part, r, column + h, lanes=lanes) for h in range(0, TILE, lanes)]
             store_rows(y, r, group * weight.n, tile, weight.n, values, lanes)
 
         return panel_work(x, weight, groups, count, tokens, lanes, finish)

@@ -1,20 +1,20 @@
-"""Matrix-matrix tiles: a strip of weight rows is decoded once into a panel that stays in L1, then
-register tiles of 6 token rows run over it.
+"""Matrix-matrix tiles: a strip of weight rows is decoded once into a panel that stays in the cache,
+then register tiles of 6 token rows run over it.
 
-    strip   16 weight rows at 256 bits, 64 at 512 bits: 12 or 24 accumulators, so that one broadcast
-            of x feeds 2 or 4 FMAs
-    panel   f32 [256 k][strip], 16 or 64 KiB
-    part    f32 [tokens][strip], sums over the k blocks so far
+    register tile   6 tokens x 16 columns at 256 bits, x 64 at 512 bits: 12 or 24 accumulators
+    panel           f32 [256 k][strip], 16 to 64 KiB
+    part            f32 [tokens][strip], sums over the k blocks so far
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from firstlight.codegen.tvm_bridge import T
 from firstlight.targets.cpu.kernels.layouts import TILE
-from firstlight.targets.cpu.kernels.micro import Expr, Vector, Weight, f32, load, store
+from firstlight.targets.cpu.kernels.micro import Expr, Weight, f32, load, store, vectors
 
 ROWS = 6
 """Token rows of a register tile."""
@@ -22,113 +22,133 @@ DEPTH = 256
 """Columns of W decoded at a time: a multiple of every codec's scale group."""
 
 
-def strip_tiles(weight: Weight, lanes: int) -> int:
-    """16-row weight tiles in a strip: what the registers hold, less for small matrices."""
-    return 1 if lanes == 8 else min(4, weight.tiles)
+def register_tiles(lanes: int) -> int:
+    """Weight tiles side by side in a register tile: 32 registers hold four of 512 bits."""
+    return 4 if lanes == 16 else 1
 
 
-def strips(weight: Weight, lanes: int) -> int:
-    """Strips of one matrix."""
-    return -(-weight.tiles // strip_tiles(weight, lanes))
+@dataclass(frozen=True)
+class Strip:
+    """`tiles` consecutive row tiles of a weight from tile `first` on.
+
+    Tiles are counted over all matrices. Those after `last` are read as `last`: a strip may run over
+    its matrix, and nobody looks at the sums.
+    """
+
+    weight: Weight
+    tiles: int
+    first: Expr
+    last: Expr
 
 
-def part_buffer(tokens: int, width: int) -> Any:
-    """Room for the sums of up to `tokens` rows; whole register tiles are written."""
-    return T.alloc_buffer((-(-tokens // ROWS) * ROWS, width), "float32")
+def part_buffer(rows: int, tiles: int) -> Any:
+    """Room for the sums of up to `rows` tokens; whole register tiles are written."""
+    return T.alloc_buffer((-(-rows // ROWS) * ROWS, tiles * TILE), "float32")
 
 
-def multiply_strip(
-    weight: Weight, tile: Expr, limit: Expr, x: Any, rows: Callable[[Expr], Expr], count: Expr,
-    part: Any, column: int, lanes: int,
-) -> None:  # fmt: skip
-    """part[r, column : column + strip] = x[rows(r)] . W strip, for r < count.
+def multiply(
+    strips: Sequence[Strip], x: Any, row: Callable[[Expr], Expr], count: Expr, part: Any, lanes: int
+) -> None:
+    """part[r] = x[row(r)] . (the strips side by side), for r < count.
 
     Args:
-        tile: the strip's first 16-row tile, counted over all matrices.
-        limit: the matrix's last tile. A strip that runs over it repeats it; nobody reads the sums.
-        x: buffer [.., K].
-        rows: row of x for row r of the result; called with r < count only.
+        strips: of weights with the same K.
+        x: buffer [.., K]; nothing behind column K is read.
+        row: row of x for row r of the result, asked for r < count only.
+        part: from `part_buffer`.
     """
-    k, width = weight.k, strip_tiles(weight, lanes) * TILE
-    panel = T.alloc_buffer((min(DEPTH, weight.padded), width), "float32")
+    k = strips[0].weight.k
+    width = sum(s.tiles for s in strips) * TILE
+    depth = min(DEPTH, max(s.weight.padded for s in strips))
+    panel = T.alloc_buffer((depth, width), "float32")
     with T.serial(-(-k // DEPTH)) as block:
-        _decode_panel(weight, tile, limit, block, panel, lanes)
+        column = 0
+        for strip in strips:
+            _decode(strip, block, panel, column, lanes)
+            column += strip.tiles * TILE
         with T.serial(T.truncdiv(count + (ROWS - 1), T.int32(ROWS))) as m:
-            picked = [T.bind(rows(T.min(m * ROWS + i, count - 1))) for i in range(ROWS)]
-            sums = [[Vector(lanes) for _ in range(width // lanes)] for _ in picked]
-            cells = [
-                (s, m * ROWS + i, column + j * lanes)
-                for i, row in enumerate(sums)
-                for j, s in enumerate(row)
-            ]
-            with T.If(block == 0):
-                with T.Then():
-                    for vector, _, _ in cells:
-                        vector.value = f32(0.0, lanes)
-                with T.Else():
-                    for vector, r, c in cells:
-                        vector.value = load(part, r, c, lanes=lanes)
-            with T.serial(T.min(DEPTH, k - block * DEPTH)) as kk:
-                columns = [
-                    T.bind(load(panel, kk, j * lanes, lanes=lanes)) for j in range(width // lanes)
-                ]
-                for r, row in zip(picked, sums, strict=True):
-                    scalar = T.bind(T.broadcast(x[r, block * DEPTH + kk], lanes))
-                    for vector, w in zip(row, columns, strict=True):
-                        vector.value = vector.value + scalar * w
-            for vector, r, c in cells:
-                store(part, vector.value, r, c, lanes=lanes)
+            rows = [T.bind(row(T.min(m * ROWS + i, count - 1))) for i in range(ROWS)]
+            tile = min(width, register_tiles(lanes) * TILE)
+            with T.serial(width // tile) as c:
+                _register_tile(x, rows, panel, part, m, c * tile, tile, block, k, lanes)
 
 
-def _decode_panel(
-    weight: Weight, tile: Expr, limit: Expr, block: Expr, panel: Any, lanes: int
-) -> None:
-    form = weight.form
+def _register_tile(
+    x: Any, rows: Sequence[Expr], panel: Any, part: Any, m: Expr, column: Expr, width: int,
+    block: Expr, k: int, lanes: int,
+) -> None:  # fmt: skip
+    across = range(0, width, lanes)
+    sums = [vectors(len(across), lanes) for _ in rows]
+    with T.serial(T.min(DEPTH, k - block * DEPTH)) as kk:
+        ws = [T.bind(load(panel, kk, column + j, lanes=lanes)) for j in across]
+        for r, line in zip(rows, sums, strict=True):
+            scalar = T.bind(T.broadcast(x[r, block * DEPTH + kk], lanes))
+            for cell, w in zip(line, ws, strict=True):
+                cell.value = cell.value + scalar * w
+    # Sums start anew in each block and are added: shorter chains, smaller rounding error.
+    with T.If(block > 0), T.Then():
+        for i, line in enumerate(sums):
+            for cell, j in zip(line, across, strict=True):
+                cell.value = cell.value + load(part, m * ROWS + i, column + j, lanes=lanes)
+    for i, line in enumerate(sums):
+        for cell, j in zip(line, across, strict=True):
+            store(part, cell.value, m * ROWS + i, column + j, lanes=lanes)
+
+
+def _decode(strip: Strip, block: Expr, panel: Any, column: int, lanes: int) -> None:
+    """Columns `column` .. of the panel = this block of k of the strip."""
+    weight, form = strip.weight, strip.weight.form
     steps = DEPTH // form.step
-    with T.serial(strip_tiles(weight, lanes)) as t:
-        source = T.bind(T.min(tile + t, limit))
+    with T.serial(strip.tiles) as t:
+        tile = T.bind(T.min(strip.first + t, strip.last))
         with T.serial(T.min(steps, weight.steps - block * steps)) as s:
             step = T.bind(block * steps + s)
-            for half, values in enumerate(weight.block(source, step, lanes)):
+            for half, values in enumerate(weight.block(tile, step, lanes)):
                 if form.group:
                     group = T.truncdiv(step, T.int32(form.group // form.step))
-                    scale = T.bind(weight.scale(source, group, half, lanes))
+                    scale = T.bind(weight.scale(tile, group, half, lanes))
                 for k, value in enumerate(values):
                     if weight.micro.unit != 1.0:  # before the scale: it may be 2**-127
                         value = value * f32(1.0 / weight.micro.unit, lanes)
                     if form.group:
                         value = value * scale
-                    at = t * TILE + half * lanes
+                    at = column + t * TILE + half * lanes
                     store(panel, value, s * form.step + k, at, lanes=lanes)
 
 
 def panel_work(
     x: Any, weight: Weight, groups: int, count: Expr, tokens: int, lanes: int,
-    finish: Callable[[Expr, Expr, int, Expr, Any], None],
+    finish: Callable[[Expr, Expr, Expr, Any, int], None],
 ) -> tuple[int, int, Callable[[Expr], None]]:  # fmt: skip
     """One segment for `parallel_by_bytes`: every strip of a weight times all tokens.
 
     Args:
         x: buffer [S * G, K].
-        finish: called with (row r < count, tile of the matrix, column of `part`, group, part).
+        finish: called with (token r, group, tile of the matrix, part, column of part).
     """
-    per, n = strip_tiles(weight, lanes), strips(weight, lanes)
+    per = min(register_tiles(lanes), weight.tiles)
+    n = -(-weight.tiles // per)
 
-    def body(strip: Expr) -> None:
-        group = T.bind(T.truncdiv(strip, T.int32(n)))
-        first = T.bind((strip - group * n) * per)
+    def body(index: Expr) -> None:
+        group = T.bind(T.truncdiv(index, T.int32(n)))
+        first = T.bind((index - group * n) * per)
         base = T.bind(group * weight.tiles)
-        part = part_buffer(tokens, per * TILE)
-        multiply_strip(
-            weight, base + first, base + (weight.tiles - 1), x, lambda r: r * groups + group,
-            count, part, 0, lanes,
-        )  # fmt: skip
-        with T.serial(count) as r:
-            for j in range(per):
-                if weight.tiles % per == 0:
-                    finish(r, first + j, j * TILE, group, part)
-                else:
-                    with T.If(first + j < weight.tiles), T.Then():
-                        finish(r, first + j, j * TILE, group, part)
+        part = part_buffer(tokens, per)
+        strip = Strip(weight, per, base + first, base + (weight.tiles - 1))
+        multiply([strip], x, lambda r: r * groups + group, count, part, lanes)
+        each_tile(weight, per, first, count, lambda r, t, c: finish(r, group, t, part, c))
 
     return weight.count * n, weight.tile_bytes * per, body
+
+
+def each_tile(
+    weight: Weight, per: int, first: Expr, count: Expr, visit: Callable[[Expr, Expr, int], None]
+) -> None:
+    """Call visit(row, tile, column) for every row < count and every tile of a strip that exists."""
+    with T.serial(count) as r:
+        for j in range(per):
+            if weight.tiles % per == 0:
+                visit(r, first + j, j * TILE)
+            else:
+                with T.If(first + j < weight.tiles), T.Then():
+                    visit(r, first + j, j * TILE)
