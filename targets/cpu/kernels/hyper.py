@@ -1,0 +1,193 @@
+"""Hyper-connections: N residual streams and their mixing coefficients (spec 4.1, 4.2, 4.12)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from firstlight.codegen.kernel import Kernel
+from firstlight.codegen.tvm_bridge import T, prim_func
+from firstlight.targets.cpu.kernels.dots import for_tokens, matvec
+from firstlight.targets.cpu.kernels.norms import inverse_rms, normalize
+from firstlight.targets.cpu.kernels.vecmath import (
+    STORAGE,
+    Cell,
+    Expr,
+    decode,
+    exp,
+    flat,
+    get,
+    put,
+    sigmoid,
+    spread,
+    sweep,
+    tree,
+    wide,
+)
+
+
+def hyper_pre(
+    name: str, *, streams: int, width: int, eps: float, hc_eps: float, rounds: int,
+    codecs: tuple[str, str, str, str] = ("f32", "f32", "f32", "f32"), decode_only: bool = False,
+    lanes: int = 8,
+) -> Kernel:  # fmt: skip
+    """X[S, N, D], fn[(2+N)N, N*D], base[(2+N)N], scale[3], norm_w[D] -> x[S, D], post, comb.
+
+    Args:
+        rounds: (rows, columns) normalisations after the first columns: hc_sinkhorn_iters - 1.
+        codecs: how fn, base, scale and norm_w are stored: f32, bf16 or f16.
+        decode_only: S is always 1, and the rows of fn are shared among the threads.
+    """
+    n, k = streams, streams * width
+    fn_codec, base_codec, scale_codec, norm_codec = codecs
+
+    def body(*args: Expr) -> None:
+        x_, fn_, base_, scale_, norm_, y_, post_, comb_, S = args
+        x, y, post, comb = flat(x_), flat(y_), flat(post_), flat(comb_)
+        fn, base = flat(fn_, STORAGE[fn_codec]), flat(base_, STORAGE[base_codec])
+        scale, norm = flat(scale_, STORAGE[scale_codec]), flat(norm_, STORAGE[norm_codec])
+
+        def finish(token: Expr, z: Any, z_base: Expr) -> None:
+            q = _inverse_rms(x, token, k, eps, lanes)
+
+            def logit(part: int, i: int) -> Expr:
+                factor = decode(scale, scale_codec, part)
+                return get(z, z_base + i) * q * factor + decode(base, base_codec, i)
+
+            for j in range(n):
+                put(post, T.float32(2) * sigmoid(logit(1, n + j)), token * n + j)
+            logits = [[logit(2, (2 + j) * n + i) for i in range(n)] for j in range(n)]
+            matrix = _sinkhorn(logits, hc_eps, rounds)
+            for j in range(n):
+                for i in range(n):
+                    put(comb, matrix[j][i].value, (token * n + j) * n + i)
+            pre = [T.bind(sigmoid(logit(0, j)) + T.float32(hc_eps)) for j in range(n)]
+            _collapse(x, pre, y, token, width, lanes)
+            out = T.bind(wide(token) * width)
+            normalize(
+                y, out, y, out, width, eps, lanes, lambda i, m: decode(norm, norm_codec, i, m)
+            )
+
+        _products(x, fn, fn_codec, (2 + n) * n, k, S, decode_only, lanes, finish)
+
+    kinds = [("x", "f32"), *zip(("fn", "base", "scale", "norm_w"), codecs, strict=True)]
+    pointers = [(name, STORAGE[codec]) for name, codec in kinds]
+    pointers += [(name, "float32") for name in ("y", "post", "comb")]
+    return Kernel(name, prim_func(name, pointers, body), (None,) * 5)
+
+
+def hyper_head(
+    name: str, *, streams: int, width: int, eps: float, hc_eps: float,
+    codecs: tuple[str, str, str, str] = ("f32", "f32", "f32", "f32"), decode_only: bool = False,
+    lanes: int = 8,
+) -> Kernel:  # fmt: skip
+    """X[S, N, D], fn[N, N*D], base[N], scale[1], norm_w[D] -> x[S, D]; options as in hyper_pre."""
+    n, k = streams, streams * width
+    fn_codec, base_codec, scale_codec, norm_codec = codecs
+
+    def body(*args: Expr) -> None:
+        x_, fn_, base_, scale_, norm_, y_, S = args
+        x, y = flat(x_), flat(y_)
+        fn, base = flat(fn_, STORAGE[fn_codec]), flat(base_, STORAGE[base_codec])
+        scale, norm = flat(scale_, STORAGE[scale_codec]), flat(norm_, STORAGE[norm_codec])
+
+        def finish(token: Expr, z: Any, z_base: Expr) -> None:
+            q = _inverse_rms(x, token, k, eps, lanes)
+            factor = T.bind(q * decode(scale, scale_codec, 0))
+            logits = [get(z, z_base + j) * factor + decode(base, base_codec, j) for j in range(n)]
+            pre = [T.bind(sigmoid(v) + T.float32(hc_eps)) for v in logits]
+            _collapse(x, pre, y, token, width, lanes)
+            out = T.bind(wide(token) * width)
+            normalize(
+                y, out, y, out, width, eps, lanes, lambda i, m: decode(norm, norm_codec, i, m)
+            )
+
+        _products(x, fn, fn_codec, n, k, S, decode_only, lanes, finish)
+
+    kinds = [("x", "f32"), *zip(("fn", "base", "scale", "norm_w"), codecs, strict=True)]
+    pointers = [(name, STORAGE[codec]) for name, codec in kinds] + [("y", "float32")]
+    return Kernel(name, prim_func(name, pointers, body), (None,) * 5)
+
+
+def hyper_post(name: str, *, streams: int, width: int, lanes: int = 8) -> Kernel:
+    """X[S, N, D], y[S, D], post[S, N], comb[S, N, N] -> X': post_k y + sum_j comb[j, k] X_j."""
+    n = streams
+
+    def body(x_: Expr, y_: Expr, post_: Expr, comb_: Expr, out_: Expr, S: Expr) -> None:
+        x, y, post, comb, out = (flat(p) for p in (x_, y_, post_, comb_, out_))
+        with T.parallel(S) as token:
+            base = T.bind(wide(token) * (n * width))
+            gains = [T.bind(get(post, token * n + j)) for j in range(n)]
+            mix = [[T.bind(get(comb, (token * n + j) * n + i)) for i in range(n)] for j in range(n)]
+
+            def write(at: Expr, m: int) -> None:
+                new = T.bind(get(y, wide(token) * width + at, lanes=m))
+                old = [T.bind(get(x, base + j * width + at, lanes=m)) for j in range(n)]
+                for i in range(n):
+                    value = new * spread(gains[i], m)
+                    for j in range(n):
+                        value = T.fma(old[j], spread(mix[j][i], m), value)
+                    put(out, value, base + i * width + at, lanes=m)
+
+            sweep(width, lanes, write)
+
+    pointers = [(name, "float32") for name in ("x", "y", "post", "comb", "out")]
+    return Kernel(name, prim_func(name, pointers, body), (None,) * 4)
+
+
+def _products(
+    x: Any, fn: Any, codec: str, rows: int, k: int, S: Expr, decode_only: bool, lanes: int,
+    finish: Any,
+) -> None:  # fmt: skip
+    """finish(token, z, base) with the products fn x of each token in z[base ..]."""
+    if decode_only:
+        z = T.alloc_buffer((rows,), "float32")
+        matvec(x, fn, codec, rows, k, z, lanes)
+        finish(T.int32(0), z, 0)
+    else:
+        for_tokens(x, fn, codec, rows, k, S, lanes, finish)
+
+
+def _inverse_rms(x: Any, token: Expr, k: int, eps: float, lanes: int) -> Expr:
+    base = T.bind(wide(token) * k)
+    return inverse_rms(k, eps, lanes, lambda i, m: get(x, base + i, lanes=m))
+
+
+def _collapse(x: Any, pre: list[Expr], y: Any, token: Expr, width: int, lanes: int) -> None:
+    """y = sum_j pre_j X_j."""
+    base = T.bind(wide(token) * (len(pre) * width))
+
+    def write(at: Expr, m: int) -> None:
+        value = get(x, base + at, lanes=m) * spread(pre[0], m)
+        for j, gain in enumerate(pre[1:], 1):
+            value = T.fma(get(x, base + j * width + at, lanes=m), spread(gain, m), value)
+        put(y, value, wide(token) * width + at, lanes=m)
+
+    sweep(width, lanes, write)
+
+
+def _sinkhorn(logits: list[list[Expr]], hc_eps: float, rounds: int) -> list[list[Cell]]:
+    """The doubly normalised matrix of spec 4.2, in variables."""
+    small = T.float32(hc_eps)
+    matrix = []
+    for line in logits:
+        values = [T.bind(v) for v in line]
+        top = values[0]
+        for v in values[1:]:
+            top = T.max(top, v)
+        top = T.bind(top)
+        powers = [T.bind(exp(v - top)) for v in values]
+        whole = T.bind(tree(powers))
+        matrix.append([Cell(v / whole + small) for v in powers])
+
+    def scale(lines: list[list[Cell]]) -> None:
+        for line in lines:
+            factor = T.bind(T.float32(1) / (tree([c.value for c in line]) + small))
+            for c in line:
+                c.value = c.value * factor
+
+    columns = [list(column) for column in zip(*matrix, strict=True)]
+    scale(columns)
+    with T.serial(rounds):
+        scale(matrix)
+        scale(columns)
+    return matrix
