@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -89,7 +90,7 @@ def _machine_flags(driver: Sequence[str], march: str) -> list[str]:
 
 def _link_failed(command: Sequence[str], out: Path, error: Exception) -> FirstlightError:
     said = [line.strip() for line in str(getattr(error, "stderr", "") or error).splitlines()]
-    telling = [line for line in said if "error" in line or "undefined" in line] or said
+    telling = [line for line in said if re.search("error|undefined|cannot", line)] or said
     return FirstlightError(
         "F411",
         f"linking {out.name} failed",

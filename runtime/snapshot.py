@@ -1,0 +1,121 @@
+"""Sessions on disk: a safetensors file with the used part of the state, and what it belongs to."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from firstlight.runtime.engine import Context
+from firstlight.runtime.errors import FirstlightError
+from firstlight.runtime.manifest import Manifest, StateTensor
+from firstlight.runtime.safetensors import SafetensorsFile, SafetensorsWriter, TensorPlan
+
+_KIND = "firstlight-session"
+_SCHEMA = "1"
+
+
+def used_state(
+    manifest: Manifest, context: Context, position: int
+) -> Iterator[tuple[StateTensor, npt.NDArray[np.float32]]]:
+    """The state tensors of a sequence and views [used rows, width] of what it has written."""
+    for tensor in manifest.state:
+        rows = tensor.used_rows(position)
+        raw = context.state(tensor.offset, rows * tensor.width * 4)
+        yield tensor, raw.view(np.float32).reshape(rows, tensor.width)
+
+
+def copy_state(manifest: Manifest, source: Context, target: Context) -> None:
+    """Make a fresh context continue where another stands; only used rows are touched."""
+    position = source.position
+    pairs = zip(
+        used_state(manifest, source, position), used_state(manifest, target, position), strict=True
+    )
+    for (_, there), (_, here) in pairs:
+        here[...] = there
+    target.position = position
+
+
+def write_snapshot(path: Path, manifest: Manifest, context: Context) -> None:
+    """Write a session to exactly ``path``: whole or not at all. Raises F640 if it cannot."""
+    state = list(used_state(manifest, context, context.position))
+    digest = hashlib.sha256()
+    for _, rows in state:
+        digest.update(rows.reshape(-1).view(np.uint8).data)
+    metadata = {
+        "kind": _KIND,
+        "schema": _SCHEMA,
+        "artifact": manifest.identity,
+        "name": manifest.name,
+        "position": str(context.position),
+        "state_dtype": "f32",
+        "state_sha256": digest.hexdigest(),
+    }
+    scratch = path.parent / f".firstlight-{secrets.token_hex(8)}.tmp"
+    try:
+        plan = [TensorPlan(t.name, "F32", rows.shape) for t, rows in state]
+        with SafetensorsWriter(scratch, plan, metadata) as out:
+            for tensor, rows in state:
+                out.write(tensor.name, rows)
+        os.replace(scratch, path)
+    except OSError as error:
+        raise FirstlightError(
+            "F640",
+            "the session cannot be saved",
+            where=str(path),
+            why=error.strerror or str(error),
+            try_="save to a file in an existing folder with enough space",
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)  # gone already if all went well
+
+
+def read_snapshot(path: Path, manifest: Manifest, context: Context) -> None:
+    """Fill a fresh context from a saved session.
+
+    Raises F520 to F524 for a file that cannot be read, F641 for another artifact's session, F642
+    for a damaged one.
+    """
+    file = SafetensorsFile(path, "F5")
+    meta = file.metadata
+    if meta.get("kind") != _KIND or meta.get("schema") != _SCHEMA:
+        raise _damaged(path, f"it is no {_KIND} file of schema {_SCHEMA}")
+    if meta.get("artifact") != manifest.identity:
+        raise FirstlightError(
+            "F641",
+            "this session was saved by another artifact",
+            where=str(path),
+            why=f"it belongs to {meta.get('name')!r} {meta.get('artifact', '')[:12]}, the loaded "
+            f"artifact is {manifest.name!r} {manifest.identity[:12]}",
+            try_="load the artifact that saved it",
+        )
+    position = int(meta["position"]) if meta.get("position", "").isdecimal() else -1
+    if not 0 <= position <= manifest.context:
+        raise _damaged(path, f"its position {meta.get('position')!r} is out of range")
+    digest = hashlib.sha256()
+    for tensor, rows in used_state(manifest, context, position):
+        info = file.tensors.get(tensor.name)
+        if info is None or info.dtype != "F32" or info.shape != rows.shape:
+            raise _damaged(path, f"tensor {tensor.name} is missing or of another shape")
+        rows[...] = file.array(info)
+        digest.update(rows.reshape(-1).view(np.uint8).data)
+    if digest.hexdigest() != meta.get("state_sha256"):
+        raise _damaged(path, "its contents do not match its own sha256")
+    context.position = position
+
+
+def _damaged(path: Path, why: str) -> FirstlightError:
+    return FirstlightError(
+        "F642",
+        "the saved session is damaged",
+        where=str(path),
+        why=why,
+        try_="prefill the sequence again and save it again",
+    )
