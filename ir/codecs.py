@@ -138,8 +138,7 @@ def encode_weight(w: ArrayLike, codec: str) -> tuple[NDArray[Any], U8 | None]:
     w = np.asarray(w, np.float32)
     if codec == BLOCK_FP8:
         n, k = w.shape
-        blocks = np.zeros((-(-n // FP8_BLOCK) * FP8_BLOCK, -(-k // FP8_BLOCK) * FP8_BLOCK), np.float32)
-        blocks[:n, :k] = w
+        blocks = np.pad(w, ((0, -n % FP8_BLOCK), (0, -k % FP8_BLOCK)))
         blocks = blocks.reshape(-(-n // FP8_BLOCK), FP8_BLOCK, -1, FP8_BLOCK)
         scales = encode_e8m0(np.maximum(np.abs(blocks).max((1, 3)), 1e-30) / np.float32(E4M3_MAX))
         unit = decode_e8m0(scales).repeat(FP8_BLOCK, 0)[:n].repeat(FP8_BLOCK, 1)[:, :k]

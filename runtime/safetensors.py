@@ -1,6 +1,6 @@
 """Read and write safetensors files: checked headers, memory-mapped data, aligned tensors.
 
-A file is `u64 n`, n bytes of JSON (name -> dtype, shape, data_offsets), then the data without holes.
+A file is `u64 n`, n bytes of JSON (name -> dtype, shape, data_offsets), then data without holes.
 Of our own because the `safetensors` package cannot hand out F8_E8M0 as numpy, and because artifacts
 need every tensor on a 64-byte boundary; the tests hold both against each other.
 """
@@ -14,6 +14,7 @@ import mmap
 import os
 import struct
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ NUMPY = {
     "U32": "<u4", "I32": "<i4", "F32": "<f4", "U64": "<u8", "I64": "<i8", "F64": "<f8",
     "C64": "<c8", "F8_E4M3": "u1", "F8_E5M2": "u1", "F8_E8M0": "u1",
 }
-"""Numpy dtype that holds the elements; codes (uint8, uint16) where numpy lacks the number format."""
+"""Numpy dtype of the elements; codes (uint8, uint16) where numpy lacks the number format."""
 
 ALIGN = 64
 MAX_HEADER = 100_000_000          # the limit of the format's reference implementation
@@ -156,21 +157,25 @@ class SafetensorsFile:
 
     def _entry(self, name: str, entry: object) -> TensorInfo:
         match entry:
-            case {"dtype": str(dtype), "shape": list(dims), "data_offsets": [int(begin), int(end)]}:
+            case {"dtype": str(dtype), "shape": list(dims), "data_offsets": [begin, end]}:
                 pass
             case _:
-                self._refuse("23", f"the entry of {name!r} is malformed",
+                self._refuse("23", f"the entry of {name[:200]!r} is malformed",
                              "it needs dtype, shape and two data_offsets")
+        label = repr(name[:200])
         if dtype not in BITS:
-            self._refuse("23", f"{name!r} has the unknown dtype {dtype!r}",
+            self._refuse("23", f"{label} has the unknown dtype {dtype[:40]!r}",
                          "known are " + ", ".join(BITS))
-        if not all(type(d) is int and 0 <= d < _MAX_ELEMENTS for d in dims):
-            self._refuse("23", f"{name!r} has the shape {dims}", "sizes are whole numbers >= 0")
+        if len(dims) > 32 or not all(type(d) is int and 0 <= d < _MAX_ELEMENTS
+                                     for d in (*dims, begin, end)):
+            self._refuse("23", f"{label} has an impossible shape or place",
+                         "sizes and data_offsets are whole numbers >= 0")
         bits = BITS[dtype] * math.prod(dims)
-        if not 0 <= begin <= end or bits != 8 * (end - begin):
-            self._refuse("23", f"{name!r} lies at [{begin}, {end})",
-                         f"its dtype {dtype} and shape {dims} make {bits / 8:g} bytes")
-        return TensorInfo(name, sys.intern(dtype), tuple(dims), begin + self.data_offset, end - begin)
+        if begin > end or bits != 8 * (end - begin):
+            self._refuse("23", f"{label} lies at [{begin}, {end})",
+                         f"its dtype {dtype} and shape {dims} make {bits // 8} bytes")
+        return TensorInfo(name, sys.intern(dtype), tuple(dims), begin + self.data_offset,
+                          end - begin)
 
     def _place(self, infos: list[TensorInfo]) -> list[TensorInfo]:
         """Sort by place in the file; every byte of data must belong to exactly one tensor."""
@@ -178,7 +183,7 @@ class SafetensorsFile:
         at = self.data_offset
         for t in infos:
             if t.offset != at:
-                self._refuse("24", f"{t.name!r} begins at byte {t.offset}, {at} was expected",
+                self._refuse("24", f"{t.name[:200]!r} begins at byte {t.offset}, {at} was expected",
                              "tensors must follow one another without overlap or hole")
             at += t.nbytes
         if at != self.size:
@@ -203,8 +208,8 @@ def parse_json(text: bytes, *, where: str, code: str) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         table = dict(pairs)
         if len(table) != len(pairs):
-            seen: set[str] = set()
-            refuse(f"the key {next(k for k, _ in pairs if k in seen or seen.add(k))!r} appears twice")
+            twice = next(k for k, n in Counter(k for k, _ in pairs).items() if n > 1)
+            refuse(f"the key {twice[:200]!r} appears twice")
         return table
 
     # An honest header has an object and two lists per ~60 bytes; "[],[],..." costs 20x its size.
@@ -304,7 +309,9 @@ class SafetensorsWriter:
             self._file.close()
 
     def _header(self, metadata: Mapping[str, str]) -> bytes:
-        entries: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+        entries: dict[str, Any] = {}
+        if metadata:
+            entries["__metadata__"] = dict(sorted(metadata.items()))
         at = 0
         for k, t in enumerate(self.plan):
             if t.name in entries:
