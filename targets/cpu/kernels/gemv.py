@@ -35,24 +35,25 @@ def x_copies(
     Returns {factor: buffer [rows, padded]}, one entry for each factor the weights' codecs need.
     """
     copies = {}
-    for factor in sorted({_factor(w) for w in weights}):
-        padded = max(w.padded for w in weights if _factor(w) == factor)
+    for power in sorted({factor(w) for w in weights}):
+        padded = max(w.padded for w in weights if factor(w) == power)
         padded = -(-padded // lanes) * lanes
         copy = T.alloc_buffer((rows, padded), "float32")
         whole = k // lanes * lanes
         with T.serial(rows) as r:
             with T.serial(whole // lanes) as i:
-                value = load(x, r, i * lanes, lanes=lanes) * f32(factor, lanes)
+                value = load(x, r, i * lanes, lanes=lanes) * f32(power, lanes)
                 store(copy, value, r, i * lanes, lanes=lanes)
             with T.serial(padded - whole) as i:
                 T.buffer_store(copy, T.float32(0), [r, whole + i])
             with T.serial(k - whole) as i:
-                T.buffer_store(copy, x[r, whole + i] * T.float32(factor), [r, whole + i])
-        copies[factor] = copy
+                T.buffer_store(copy, x[r, whole + i] * T.float32(power), [r, whole + i])
+        copies[power] = copy
     return copies
 
 
-def _factor(weight: Weight) -> float:
+def factor(weight: Weight) -> float:
+    """What x is multiplied by in the copy that this weight's tiles read."""
     return LIFT if weight.micro.unit == FP8_UNIT else 1.0
 
 
@@ -61,7 +62,7 @@ def gemv_tile(
 ) -> list[Expr]:
     """16 rows of W x[row] as ``16 // lanes`` vectors; `x` comes from `x_copies`."""
     halves, form = TILE // lanes, weight.form
-    vector = x[_factor(weight)]
+    vector = x[factor(weight)]
     blocks = max(1, 4 // form.step)  # per turn, so that there are four chains of FMAs
     chains = 2 if form.step * lanes == 64 else 4  # fp4 at 256 bits: registers hold only two
     sums = [vectors(chains, lanes) for _ in range(halves)]
@@ -91,7 +92,7 @@ def _close_group(
     lanes: int,
 ) -> None:  # fmt: skip
     value = total([c.value for c in sums])
-    unlift = 1.0 / (weight.micro.unit * _factor(weight))
+    unlift = 1.0 / (weight.micro.unit * factor(weight))
     if unlift != 1.0:  # before the scale, which may be as small as 2**-127
         value = value * f32(unlift, lanes)
     grand.value = grand.value + value * weight.scale(tile, group, half, lanes)

@@ -12,6 +12,8 @@ from firstlight.targets.cpu.kernels.vecmath import (
     STORAGE,
     Cell,
     Expr,
+    across,
+    add,
     decode,
     exp,
     flat,
@@ -49,18 +51,16 @@ def hyper_pre(
         def finish(token: Expr, z: Any, z_base: Expr) -> None:
             q = _inverse_rms(x, token, k, eps, lanes)
 
-            def logit(part: int, i: int) -> Expr:
-                factor = decode(scale, scale_codec, part)
-                return get(z, z_base + i) * q * factor + decode(base, base_codec, i)
+            def logits(row: int, part: int) -> Expr:
+                z_n = get(z, z_base + row, lanes=n)
+                factor = spread(q * decode(scale, scale_codec, part), n)
+                return z_n * factor + decode(base, base_codec, row, n)
 
-            for j in range(n):
-                put(post, T.float32(2) * sigmoid(logit(1, n + j)), token * n + j)
-            logits = [[logit(2, (2 + j) * n + i) for i in range(n)] for j in range(n)]
-            matrix = _sinkhorn(logits, hc_eps, rounds)
-            for j in range(n):
-                for i in range(n):
-                    put(comb, matrix[j][i].value, (token * n + j) * n + i)
-            pre = [T.bind(sigmoid(logit(0, j)) + T.float32(hc_eps)) for j in range(n)]
+            put(post, spread(2.0, n) * sigmoid(logits(n, 1), n), token * n, lanes=n)
+            matrix = _sinkhorn([logits((2 + j) * n, 2) for j in range(n)], hc_eps, rounds)
+            for j, line in enumerate(matrix):
+                put(comb, line.value, (token * n + j) * n, lanes=n)
+            pre = _lanes(sigmoid(logits(0, 0), n) + spread(hc_eps, n), n)
             _collapse(x, pre, y, token, width, lanes)
             out = T.bind(wide(token) * width)
             normalize(
@@ -92,9 +92,9 @@ def hyper_head(
 
         def finish(token: Expr, z: Any, z_base: Expr) -> None:
             q = _inverse_rms(x, token, k, eps, lanes)
-            factor = T.bind(q * decode(scale, scale_codec, 0))
-            logits = [get(z, z_base + j) * factor + decode(base, base_codec, j) for j in range(n)]
-            pre = [T.bind(sigmoid(v) + T.float32(hc_eps)) for v in logits]
+            factor = spread(q * decode(scale, scale_codec, 0), n)
+            logits = get(z, z_base, lanes=n) * factor + decode(base, base_codec, 0, n)
+            pre = _lanes(sigmoid(logits, n) + spread(hc_eps, n), n)
             _collapse(x, pre, y, token, width, lanes)
             out = T.bind(wide(token) * width)
             normalize(
@@ -165,29 +165,34 @@ def _collapse(x: Any, pre: list[Expr], y: Any, token: Expr, width: int, lanes: i
     sweep(width, lanes, write)
 
 
-def _sinkhorn(logits: list[list[Expr]], hc_eps: float, rounds: int) -> list[list[Cell]]:
-    """The doubly normalised matrix of spec 4.2, in variables."""
+def _lanes(v: Expr, n: int) -> list[Expr]:
+    """The lanes of a vector as scalars."""
+    v = T.bind(v)
+    return [T.bind(T.Shuffle([v], [j])) for j in range(n)] if n > 1 else [v]
+
+
+def _sinkhorn(logits: list[Expr], hc_eps: float, rounds: int) -> list[Cell]:
+    """The doubly normalised matrix of spec 4.2, one vector variable per row."""
+    n, matrix = len(logits), []
     small = T.float32(hc_eps)
-    matrix = []
     for line in logits:
-        values = [T.bind(v) for v in line]
-        top = values[0]
-        for v in values[1:]:
-            top = T.max(top, v)
-        top = T.bind(top)
-        powers = [T.bind(exp(v - top)) for v in values]
-        whole = T.bind(tree(powers))
-        matrix.append([Cell(v / whole + small) for v in powers])
+        v = T.bind(line)
+        power = T.bind(exp(v - spread(across(v, n, T.max), n), n))
+        matrix.append(Cell(power / spread(across(power, n, add), n) + spread(small, n), n))
 
-    def scale(lines: list[list[Cell]]) -> None:
-        for line in lines:
-            factor = T.bind(T.float32(1) / (tree([c.value for c in line]) + small))
-            for c in line:
-                c.value = c.value * factor
+    def rows() -> None:
+        for line in matrix:
+            v = T.bind(line.value)
+            line.value = v * spread(T.bind(T.float32(1) / (across(v, n, add) + small)), n)
 
-    columns = [list(column) for column in zip(*matrix, strict=True)]
-    scale(columns)
+    def columns() -> None:
+        whole = tree([line.value for line in matrix]) + spread(small, n)
+        factor = T.bind(spread(1.0, n) / whole)
+        for line in matrix:
+            line.value = line.value * factor
+
+    columns()
     with T.serial(rounds):
-        scale(matrix)
-        scale(columns)
+        rows()
+        columns()
     return matrix

@@ -96,13 +96,24 @@ def _matrix(
 
 
 def store_rows(
-    y: Any, row: Expr, base: Expr, tile: Expr, n: int, values: Sequence[Expr], lanes: int
-) -> None:
-    """y[row, base + 16 tile ...] = values, as far as column n of the matrix."""
+    y: Any, row: Expr, base: Expr, tile: Expr, n: int, values: Sequence[Expr], lanes: int,
+    add: bool = False,
+) -> None:  # fmt: skip
+    """y[row, base + 16 tile ...] = (or, with `add`, +=) values, up to column n of the matrix."""
+    column = base + tile * TILE
 
     def whole() -> None:
-        for half, value in enumerate(values):
-            store(y, value, row, base + tile * TILE + half * lanes, lanes=lanes)
+        for h, value in zip(range(0, TILE, lanes), values, strict=True):
+            old = load(y, row, column + h, lanes=lanes)
+            store(y, old + value if add else value, row, column + h, lanes=lanes)
+
+    def last() -> None:
+        cells = T.alloc_buffer((TILE,), "float32")
+        for h, value in zip(range(0, TILE, lanes), values, strict=True):
+            store(cells, value, h, lanes=lanes)
+        with T.serial(n % TILE) as i:
+            value = y[row, column + i] + cells[i] if add else cells[i]
+            T.buffer_store(y, value, [row, column + i])
 
     if n % TILE == 0:
         whole()
@@ -111,8 +122,4 @@ def store_rows(
         with T.Then():
             whole()
         with T.Else():
-            last = T.alloc_buffer((TILE,), "float32")
-            for half, value in enumerate(values):
-                store(last, value, half * lanes, lanes=lanes)
-            with T.serial(n % TILE) as i:
-                T.buffer_store(y, last[i], [row, base + tile * TILE + i])
+            last()

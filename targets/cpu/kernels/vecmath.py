@@ -8,6 +8,7 @@ code as its body and gives the same bits.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 from firstlight.codegen.tvm_bridge import T
@@ -107,13 +108,13 @@ def ceil_div(a: Expr, b: int) -> Expr:
 
 
 def across(v: Expr, lanes: int, join: Callable[[Expr, Expr], Expr]) -> Expr:
-    """`join` of all lanes, as a balanced tree."""
-    while lanes > 1:
-        half = lanes // 2
-        v = T.bind(v)
-        v = join(T.Shuffle([v], list(range(half))), T.Shuffle([v], list(range(half, lanes))))
-        lanes = half
-    return v
+    """`join` of all lanes, a scalar: halves are joined, odd lanes taken one by one."""
+    v = T.bind(v)
+    while lanes > 1 and lanes % 2 == 0:
+        lanes //= 2
+        low, high = (T.Shuffle([v], list(range(i, i + lanes))) for i in (0, lanes))
+        v = T.bind(join(low, high))
+    return reduce(join, [T.Shuffle([v], [i]) for i in range(lanes)]) if lanes > 1 else v
 
 
 def add(a: Expr, b: Expr) -> Expr:

@@ -1,0 +1,262 @@
+"""The expert sublayer in one kernel: chosen experts and the shared one, clamped SwiGLU (spec 4.11).
+
+    y[s] = sum_a weights[s, a] * w2[e] f(w1[e] x[s], w3[e] x[s]) + s2 f(s1 x[s], s3 x[s])
+
+The routing weight is multiplied into f, so the down projections are plain sums, always in the same
+order: results depend neither on the number of threads nor on how a prompt is cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from firstlight.codegen.kernel import Kernel
+from firstlight.codegen.tvm_bridge import T, prim_func
+from firstlight.targets.cpu.kernels.gemv import factor, gemv_tile, x_copies
+from firstlight.targets.cpu.kernels.layouts import TILE
+from firstlight.targets.cpu.kernels.linear import store_rows
+from firstlight.targets.cpu.kernels.micro import Expr, Vector, Weight, f32, load, store, swiglu
+from firstlight.targets.cpu.kernels.panel import (
+    ROWS,
+    Strip,
+    each_tile,
+    multiply,
+    part_buffer,
+    register_tiles,
+)
+from firstlight.targets.cpu.kernels.schedule import parallel_by_bytes
+
+
+def expert_ffn(
+    name: str, experts: int, chosen: int, d: int, inner: int, codecs: Sequence[str], limit: float,
+    tokens: int, lanes: int,
+) -> Kernel:  # fmt: skip
+    """x [S, D], index [S, A] i32, weights [S, A], w1 w3 w2 s1 s3 s2 -> y [S, D].
+
+    Args:
+        experts, chosen: E routed experts, A of them for each token.
+        d, inner: D and I; w1, w3 are [E, I, D], w2 [E, D, I], s1, s3 [I, D], s2 [D, I].
+        codecs: of w1, w3, w2, s1, s3, s2.
+        limit: clamp of gate and up.
+        tokens: 1 for the matrix-vector version (S is 1), else the largest S.
+        lanes: f32 per vector, 8 or 16.
+    """
+    up, down = (inner, d), (d, inner)
+    shapes = [(experts, *up), (experts, *up), (experts, *down), (1, *up), (1, *up), (1, *down)]
+    weights = [Weight(codec, *shape) for codec, shape in zip(codecs, shapes, strict=True)]
+    names = [w.pointers(n) for w, n in zip(weights, ("w1", "w3", "w2", "s1", "s3", "s2"))]
+
+    def body(x_: Any, index_: Any, gates_: Any, *rest: Any) -> None:
+        *pointers, y_, count = rest
+        x = T.decl_buffer((count, d), "float32", data=x_)
+        index = T.decl_buffer((count * chosen,), "int32", data=index_)
+        gates = T.decl_buffer((count * chosen,), "float32", data=gates_)
+        y = T.decl_buffer((count, d), "float32", data=y_)
+        for weight, own in zip(weights, names, strict=True):
+            weight.bind(pointers[: len(own)])
+            del pointers[: len(own)]
+        if tokens == 1:
+            _vector(x, index, gates, weights, y, chosen, limit, lanes)
+        else:
+            _matrix(x, index, gates, weights, y, count, chosen, tokens, limit, lanes)
+
+    operands = [("x", "float32"), ("index", "int32"), ("weights", "float32")]
+    pointers = [*operands, *(p for own in names for p in own), ("y", "float32")]
+    return Kernel(name, prim_func(name, pointers, body), (None,) * 3 + ("tile16",) * 6)
+
+
+# ---- one token
+
+
+def _vector(
+    x: Any, index: Any, gates: Any, weights: Sequence[Weight], y: Any, chosen: int, limit: float,
+    lanes: int,
+) -> None:  # fmt: skip
+    w1, w3, w2, s1, s3, s2 = weights
+    xs = x_copies(x, 1, w1.k, (w1, w3, s1, s3), lanes)
+    routed, shared = _hidden_vectors(w2, chosen, lanes), _hidden_vectors(s2, 1, lanes)
+
+    def routed_up(i: Expr) -> None:
+        slot = T.bind(T.truncdiv(i, T.int32(w1.tiles)))
+        tile = T.bind(i - slot * w1.tiles)
+        at = T.bind(index[slot] * w1.tiles + tile)
+        scale = T.bind(T.broadcast(gates[slot] * T.float32(factor(w2)), lanes))
+        _store_swiglu(w1, w3, at, xs, limit, scale, routed, slot, tile, lanes)
+
+    def shared_up(tile: Expr) -> None:
+        _store_swiglu(s1, s3, tile, xs, limit, f32(factor(s2), lanes), shared, 0, tile, lanes)
+
+    parallel_by_bytes([
+        (chosen * w1.tiles, w1.tile_bytes + w3.tile_bytes, routed_up),
+        (s1.tiles, s1.tile_bytes + s3.tile_bytes, shared_up),
+    ])  # fmt: skip
+
+    def down(tile: Expr) -> None:
+        sums = [Vector(lanes) for _ in range(TILE // lanes)]
+        for cell, value in zip(sums, gemv_tile(s2, tile, {factor(s2): shared}, lanes)):
+            cell.value = value
+        with T.serial(chosen) as slot:
+            at = T.bind(index[slot] * w2.tiles + tile)
+            values = gemv_tile(w2, at, {factor(w2): routed}, lanes, slot)
+            for cell, value in zip(sums, values, strict=True):
+                cell.value = cell.value + value
+        store_rows(y, 0, 0, tile, w2.n, [c.value for c in sums], lanes)
+
+    parallel_by_bytes([(w2.tiles, chosen * w2.tile_bytes + s2.tile_bytes, down)])
+
+
+def _hidden_vectors(down: Weight, rows: int, lanes: int) -> Any:
+    """Buffer [rows, ..] for f as the tiles of a down projection read it: zero behind its tiles."""
+    written = -(-down.k // TILE) * TILE
+    width = max(written, down.padded)
+    hidden = T.alloc_buffer((rows, width), "float32")
+    with T.serial(rows) as r, T.serial(width - written) as i:
+        T.buffer_store(hidden, T.float32(0), [r, written + i])
+    return hidden
+
+
+def _store_swiglu(
+    gate: Weight, up: Weight, at: Expr, xs: dict[float, Any], limit: float, scale: Expr,
+    hidden: Any, row: Expr, tile: Expr, lanes: int,
+) -> None:  # fmt: skip
+    """One tile of f = swiglu(gate x, up x) * scale. Rows behind the matrix give zeros."""
+    gated = [T.bind(v) for v in gemv_tile(gate, at, xs, lanes)]
+    upped = [T.bind(v) for v in gemv_tile(up, at, xs, lanes)]
+    for half, (g, u) in enumerate(zip(gated, upped, strict=True)):
+        value = swiglu(g, u, limit, lanes) * scale
+        store(hidden, value, row, tile * TILE + half * lanes, lanes=lanes)
+
+
+# ---- many tokens
+
+
+def _matrix(
+    x: Any, index: Any, gates: Any, weights: Sequence[Weight], y: Any, count: Expr, chosen: int,
+    tokens: int, limit: float, lanes: int,
+) -> None:  # fmt: skip
+    w1, w3, w2, s1, s3, s2 = weights
+    width = w1.tiles * TILE
+    routed = T.alloc_buffer((tokens * chosen, width), "float32")
+    shared = T.alloc_buffer((tokens, width), "float32")
+    groups = _Groups(index, count, chosen, w1.count, tokens)
+    most = tokens * chosen
+
+    def shared_up(i: Expr) -> None:
+        _swiglu_strip(
+            s1, s3, i, 0, x, lambda r: r, count, tokens, limit, lanes,
+            lambda r, value, at: store(shared, value, r, at, lanes=lanes),
+        )  # fmt: skip
+
+    per = _pair_tiles(w1, lanes)
+    parallel_by_bytes([(-(-s1.tiles // per), (s1.tile_bytes + s3.tile_bytes) * per, shared_up)])
+
+    # Neighbours in this loop belong to different experts, so that equal ranges of it are equal work
+    # however the tokens are spread.
+    with T.parallel(groups.active[0] * -(-w1.tiles // per)) as i:
+        strip = T.bind(T.truncdiv(i, groups.active[0]))
+        expert = T.bind(groups.experts[i - strip * groups.active[0]])
+        first = T.bind(groups.starts[expert])
+
+        def keep(r: Expr, value: Expr, at: Expr) -> None:
+            gate = T.broadcast(gates[groups.order[first + r]], lanes)
+            store(routed, value * gate, first + r, at, lanes=lanes)
+
+        size = T.bind(groups.starts[expert + 1] - first)
+        _swiglu_strip(
+            w1, w3, strip, expert, x, lambda r: groups.token(first + r), size, most, limit, lanes,
+            keep,
+        )  # fmt: skip
+
+    _down(w2, s2, groups, routed, shared, y, count, most, lanes)
+
+
+class _Groups:
+    """Token slots sorted by expert; a slot is token * A + a, the sort is stable.
+
+    `order` [S*A] slots, those of expert e from starts[e] to starts[e+1]; `experts` the experts that
+    were chosen at all, in order; `active[0]` how many those are.
+    """
+
+    def __init__(self, index: Any, count: Expr, chosen: int, experts: int, tokens: int) -> None:
+        self._chosen = chosen
+        self.starts = T.alloc_buffer((experts + 2,), "int32")
+        self.order = T.alloc_buffer((tokens * chosen,), "int32")
+        self.experts = T.alloc_buffer((experts,), "int32")
+        self.active = T.alloc_buffer((1,), "int32")
+        starts, zero = self.starts, T.int32(0)
+        with T.serial(experts + 2) as e:
+            T.buffer_store(starts, zero, [e])
+        # Counts land two places up, so that after the prefix sum starts[e + 1] is where e begins
+        # and, moved by every slot placed, ends where e ends.
+        with T.serial(count * chosen) as i:
+            T.buffer_store(starts, starts[index[i] + 2] + 1, [index[i] + 2])
+        T.buffer_store(self.active, zero, [0])
+        with T.serial(experts) as e:
+            with T.If(starts[e + 2] > 0), T.Then():
+                T.buffer_store(self.experts, e, [self.active[0]])
+                T.buffer_store(self.active, self.active[0] + 1, [0])
+            T.buffer_store(starts, starts[e + 1] + starts[e + 2], [e + 2])
+        with T.serial(count * chosen) as i:
+            place = T.bind(starts[index[i] + 1])
+            T.buffer_store(self.order, i, [place])
+            T.buffer_store(starts, place + 1, [index[i] + 1])
+
+    def token(self, place: Expr) -> Expr:
+        """The token of a place in `order`."""
+        return T.truncdiv(self.order[place], T.int32(self._chosen))
+
+
+def _pair_tiles(weight: Weight, lanes: int) -> int:
+    """Tiles of gate and as many of up in one strip."""
+    return min(max(1, register_tiles(lanes) // 2), weight.tiles)
+
+
+def _swiglu_strip(
+    gate: Weight, up: Weight, strip: Expr, expert: Expr, x: Any, row: Callable[[Expr], Expr],
+    count: Expr, most: int, limit: float, lanes: int, keep: Callable[[Expr, Expr, Expr], None],
+) -> None:  # fmt: skip
+    """swiglu(gate x, up x) for one strip of rows and `count` tokens; keep(r, vector, column)."""
+    per = _pair_tiles(gate, lanes)
+    first, base = T.bind(strip * per), T.bind(expert * gate.tiles)
+    part = part_buffer(most, 2 * per)
+    pair = [Strip(w, per, base + first, base + (gate.tiles - 1)) for w in (gate, up)]
+    multiply(pair, x, row, count, part, lanes)
+
+    def visit(r: Expr, tile: Expr, column: int) -> None:
+        for h in range(0, TILE, lanes):
+            g = load(part, r, column + h, lanes=lanes)
+            u = load(part, r, per * TILE + column + h, lanes=lanes)
+            keep(r, swiglu(g, u, limit, lanes), tile * TILE + h)
+
+    each_tile(gate, per, first, count, visit)
+
+
+def _down(
+    w2: Weight, s2: Weight, groups: _Groups, routed: Any, shared: Any, y: Any, count: Expr,
+    most: int, lanes: int,
+) -> None:  # fmt: skip
+    """y = s2 shared, then += w2[e] routed in the order of experts; a strip of y has one owner."""
+    per = min(register_tiles(lanes), w2.tiles)
+
+    def put(row: Expr, tile: Expr, part: Any, r: Expr, column: int, add: bool) -> None:
+        values = [load(part, r, column + h, lanes=lanes) for h in range(0, TILE, lanes)]
+        store_rows(y, row, 0, tile, w2.n, values, lanes, add)
+
+    with T.parallel(-(-w2.tiles // per)) as strip:
+        first = T.bind(strip * per)
+        part = part_buffer(most, per)
+        whole = Strip(s2, per, first, s2.tiles - 1)
+        multiply([whole], shared, lambda r: r, count, part, lanes)
+        each_tile(s2, per, first, count, lambda r, t, c: put(r, t, part, r, c, False))
+        with T.serial(groups.active[0]) as j:
+            expert = T.bind(groups.experts[j])
+            start = T.bind(groups.starts[expert])
+            size = T.bind(groups.starts[expert + 1] - start)
+            base = T.bind(expert * w2.tiles)
+            piece = Strip(w2, per, base + first, base + (w2.tiles - 1))
+            multiply([piece], routed, lambda r: start + r, size, part, lanes)
+            each_tile(
+                w2, per, first, size,
+                lambda r, t, c: put(groups.token(start + r), t, part, r, c, True),
+            )  # fmt: skip
