@@ -1,1 +1,103 @@
-"""Chips as plug-ins: the registry."""
+"""Chips as plug-ins: ours and others' are found through the same door, an entry-point group.
+
+An entry of the group `firstlight.targets` names a module. Its `TARGETS` are the targets it brings;
+its `detect()`, if it has one, picks the one for this machine when the entry's own name is asked for
+(`--target cpu`). A module that cannot be imported is reported by name and skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
+
+from firstlight.runtime.errors import FirstlightError
+
+if TYPE_CHECKING:
+    from firstlight.codegen.target import Target
+
+GROUP = "firstlight.targets"
+
+
+@dataclass(frozen=True)
+class Registry:
+    """What is installed.
+
+    `targets` by name; `families`: how an entry's own name chooses among its targets; `broken`: why
+    an entry could not be loaded, by its name.
+    """
+
+    targets: Mapping[str, Target] = field(default_factory=dict)
+    families: Mapping[str, Callable[[], Target]] = field(default_factory=dict)
+    broken: Mapping[str, str] = field(default_factory=dict)
+
+
+def available(entries: Iterable[EntryPoint] | None = None) -> Registry:
+    """Load every target plug-in (or the given entries).
+
+    Raises F403 if two plug-ins bring a target, or a family, of the same name.
+    """
+    targets: dict[str, Target] = {}
+    families: dict[str, Callable[[], Target]] = {}
+    broken: dict[str, str] = {}
+    owner: dict[str, str] = {}
+    for entry in sorted(entry_points(group=GROUP) if entries is None else entries):
+        if entry.name in families or entry.name in broken:
+            raise _twice(entry.name, entry.value, owner.get(entry.name, "another package"))
+        try:
+            module = entry.load()
+            brought: tuple[Target, ...] = tuple(module.TARGETS)
+            named = {target.name: target for target in brought}
+            families[entry.name] = getattr(module, "detect", None) or _only(entry, brought)
+        except Exception as error:  # whatever a stranger's module raises, the others still work
+            broken[entry.name] = f"{entry.value}: {type(error).__name__}: {error}"
+            continue
+        for name, target in named.items():
+            if name in targets:
+                raise _twice(name, entry.value, owner[name])
+            targets[name], owner[name] = target, entry.value
+        owner.setdefault(entry.name, entry.value)
+    return Registry(targets, families, broken)
+
+
+def find(name: str, registry: Registry | None = None) -> Target:
+    """The target of this name; for the name of a family, its target for this machine.
+
+    Raises F402 for an unknown name (saying which are known, and which plug-ins are broken).
+    """
+    registry = registry or available()
+    if name in registry.targets:
+        return registry.targets[name]
+    if name in registry.families:
+        return registry.families[name]()
+    known = ", ".join(sorted({*registry.families, *registry.targets})) or "none"
+    if name in registry.broken:
+        why = f"its plug-in does not load: {registry.broken[name]}"
+    else:
+        skipped = "".join(f"; {n} does not load" for n in registry.broken)
+        why = f"installed targets are: {known}{skipped}"
+    raise FirstlightError(
+        "F402",
+        f"there is no target {name!r}",
+        where=f"--target {name}",
+        why=why,
+        try_="firstlight targets    lists them",
+    )
+
+
+def _only(entry: EntryPoint, brought: tuple[Target, ...]) -> Callable[[], Target]:
+    """Without `detect()`, a family's name means its first target."""
+    if not brought:
+        raise ValueError(f"{entry.value}.TARGETS is empty")
+    return lambda: brought[0]
+
+
+def _twice(name: str, one: str, other: str) -> FirstlightError:
+    return FirstlightError(
+        "F403",
+        f"two plug-ins bring a target named {name!r}",
+        where=f"entry-point group {GROUP}",
+        why=f"{one} and {other} both have it",
+        try_="uninstall one of the two packages",
+    )
