@@ -6,7 +6,7 @@
 # Everything lives in .venv and build/; stamp files make the second run fast. Where packages come
 # from is pip's own configuration.
 
-PYTHON ?= python3.11
+PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -45,8 +45,8 @@ clean:
 	rm -rf $(VENV) build .typing
 
 $(STAMP)/venv:
-	$(PYTHON) -m venv $(VENV) || { echo "needs Python 3.11 with venv:" \
-	    "apt-get install python3-venv, or make PYTHON=/path/to/python3.11"; rm -rf $(VENV); exit 1; }
+	$(PYTHON) -m venv $(VENV) || { echo "needs Python 3.11 or newer with venv:" \
+	    "apt-get install python3-venv, or make PYTHON=..."; rm -rf $(VENV); exit 1; }
 	@mkdir -p $(STAMP) && touch $@
 
 $(STAMP)/compile: $(STAMP)/venv pyproject.toml
