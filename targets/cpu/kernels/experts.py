@@ -18,7 +18,6 @@ from firstlight.targets.cpu.kernels.layouts import TILE
 from firstlight.targets.cpu.kernels.linear import store_rows
 from firstlight.targets.cpu.kernels.micro import Expr, Vector, Weight, f32, load, store, swiglu
 from firstlight.targets.cpu.kernels.panel import (
-    ROWS,
     Strip,
     each_tile,
     multiply,
@@ -45,7 +44,7 @@ def expert_ffn(
     up, down = (inner, d), (d, inner)
     shapes = [(experts, *up), (experts, *up), (experts, *down), (1, *up), (1, *up), (1, *down)]
     weights = [Weight(codec, *shape) for codec, shape in zip(codecs, shapes, strict=True)]
-    names = [w.pointers(n) for w, n in zip(weights, ("w1", "w3", "w2", "s1", "s3", "s2"))]
+    names = [w.pointers(n) for w, n in zip(weights, "w1 w3 w2 s1 s3 s2".split(), strict=True)]
 
     def body(x_: Any, index_: Any, gates_: Any, *rest: Any) -> None:
         *pointers, y_, count = rest
@@ -94,7 +93,8 @@ def _vector(
 
     def down(tile: Expr) -> None:
         sums = [Vector(lanes) for _ in range(TILE // lanes)]
-        for cell, value in zip(sums, gemv_tile(s2, tile, {factor(s2): shared}, lanes)):
+        values = gemv_tile(s2, tile, {factor(s2): shared}, lanes)
+        for cell, value in zip(sums, values, strict=True):
             cell.value = value
         with T.serial(chosen) as slot:
             at = T.bind(index[slot] * w2.tiles + tile)

@@ -115,7 +115,7 @@ class Micro:
 
 
 E2M1 = (0x0000, 0x3F00, 0x3F80, 0x3FC0, 0x4000, 0x4040, 0x4080, 0x40C0)
-"""High halves of the float32 0, 0.5, 1, 1.5, 2, 3, 4, 6: the e2m1 codes 0..7; 8..15 add the sign."""
+"""High halves of the float32 0, 0.5, 1, 1.5, 2, 3, 4, 6: e2m1 codes 0..7. 8..15 add the sign."""
 
 
 def _byte_table(table: Sequence[int], lanes: int) -> Expr:
@@ -131,7 +131,7 @@ def _pshufb(table: Expr, index: Expr, lanes: int) -> Expr:
 
 
 def _unpack(low: Expr, high: Expr, upper: int, lanes: int) -> Expr:
-    """Interleave the lower or upper 8 bytes of each 128-bit part: bytes l, h -> word h * 256 + l."""
+    """Lower or upper 8 bytes of each 128-bit part, interleaved: bytes l, h -> word 256 h + l."""
     n, order = 4 * lanes, []
     for part in range(0, n, 16):
         for j in range(8):
