@@ -58,7 +58,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     Only headers are read. Errors: F100-F106 config, F110-F115 files, F116 missing, F117
     unexpected, F118 shape, F119 dtype, F12x a file itself, F130 scales.
     """
-    folder = Path(path)
+    folder = Path(path).parent if Path(path).is_file() else Path(path)
     config, raw = _read_config(folder)
     stored, ignored, shards = _open(folder, find_shards(folder))
     tensors = _Matcher(folder, config, stored).match()
@@ -86,7 +86,7 @@ def _open(folder: Path, names: Mapping[str, list[str]]
     ignored: dict[str, str] = {}
     shards = []
     for shard, listed in names.items():
-        file = SafetensorsFile(folder / shard)
+        file = SafetensorsFile(folder / shard, random=True)
         shards.append((shard, file.size))
         for tensor in listed:
             if tensor not in file.tensors:
@@ -137,7 +137,7 @@ class _Matcher:
         return found
 
     def _unstack(self) -> None:
-        """Replace transformers' stacked experts by one entry per expert: slices of the same file."""
+        """Replace stacked experts by one entry per expert: a slice of the same file."""
         c = self.config
         inner, e = c.moe_intermediate_size, c.n_routed_experts
         for layer in range(c.num_hidden_layers):
@@ -163,7 +163,7 @@ class _Matcher:
                         self.stored[name] = _Stored(t.file, flat.rows(start, start + rows))
 
     def _take(self, name: str, shape: tuple[int, ...], released: str) -> WeightRef:
-        """One matrix with its scale, checked; the codec follows from the dtype, never the config."""
+        """One matrix with its scale, checked; the dtype says the codec, the config never does."""
         file, info = self.stored.pop(name)
         dtype = info.dtype
         if released == "i64":

@@ -117,7 +117,7 @@ def parse_config(raw: Mapping[str, Any], where: str = "config.json") -> ModelCon
     f = Fields(raw, where)
     model_type = f.get("model_type", REQUIRED)
     if model_type not in MODEL_TYPES:
-        raise FirstlightError("F102", f"model_type {model_type!r} is not supported", where=where,
+        raise FirstlightError("F102", f"model_type {str(model_type)[:60]!r} is not supported", where=where,
                               why="supported are " + ", ".join(MODEL_TYPES),
                               try_="a DeepSeek-V4 checkpoint")
     for name, value in (("num_key_value_heads", 1), ("n_shared_experts", 1),
@@ -203,12 +203,16 @@ def _layers(f: Fields, count: int) -> tuple[LayerSpec, ...]:
         if types is not None:
             kind = KINDS[types[i]]
         else:                                  # spec 2; overlap and indexer follow from the kind
-            kind = {0: "window", 4: "csa"}.get(ratios[i], "hca")
-        ratio = 0 if kind == "window" else _rate(f, kind) if ratios is None else ratios[i]
-        if (ratios is not None and ratios[i] != ratio) or (kind != "window" and ratio < 1):
-            f.contradiction(f"compress_ratios[{i}] is {ratios[i] if ratios else ratio}",
-                            f"layer_types makes layer {i} a {types[i] if types else kind} layer")
-        specs.append(LayerSpec(i, kind, ratio, i < hashed if mlps is None else mlps[i] == "hash_moe"))
+            kind = {0: "window", 4: "csa"}.get((ratios or [])[i], "hca")
+        if ratios is None:
+            ratio = 0 if kind == "window" else _rate(f, kind)
+        else:
+            ratio = ratios[i]
+        if (ratio == 0) != (kind == "window"):
+            f.contradiction(f"compress_ratios[{i}] is {ratio}",
+                            f"layer_types makes layer {i} a {kind} layer")
+        by_table = i < hashed if mlps is None else mlps[i] == "hash_moe"
+        specs.append(LayerSpec(i, kind, ratio, by_table))
     return tuple(specs)
 
 

@@ -71,6 +71,7 @@ LEFT_ASIDE = {
 }
 """Prefixes of tensors that are recognised and not used, with the reason that is shown."""
 
+_LEFT_ASIDE = tuple(LEFT_ASIDE)
 _LAYER_NAME = re.compile(r"(layers\.(?:0|[1-9][0-9]{0,8})\.)(.+)", re.ASCII | re.DOTALL)
 _EXPERT_NAME = re.compile(r"(ffn\.experts\.(?:0|[1-9][0-9]{0,8})\.)([a-z_]+?)(\.weight|\.scale"
                           r"|\.weight_scale_inv)", re.ASCII)
@@ -90,7 +91,7 @@ def canonical(name: str) -> str:
 
 def why_left_aside(name: str) -> str | None:
     """Reason to leave a tensor (canonical name) aside, or None if the model needs it."""
-    return next((why for prefix, why in LEFT_ASIDE.items() if name.startswith(prefix)), None)
+    return LEFT_ASIDE[name.split(".", 1)[0] + "."] if name.startswith(_LEFT_ASIDE) else None
 
 
 @cache                # names repeat from layer to layer

@@ -27,7 +27,8 @@ def read_json(path: Path, code: str) -> dict[str, Any]:
         text = path.read_bytes()
     except OSError as e:
         raise FirstlightError(code, f"{path.name} cannot be read", where=str(path),
-                              why=e.strerror or str(e), try_="give the folder of a checkpoint") from e
+                              why=e.strerror or str(e),
+                              try_="give the folder of a checkpoint") from e
     return parse_json(text, where=str(path), code=code)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -41,13 +42,14 @@ class WeightRef:
     @property
     def nbytes(self) -> int:
         """Stored bytes, scales included (as one byte each)."""
-        scales = int(np.prod(self.scale.shape)) if self.scale else 0
-        return self.data.nbytes + scales
+        return self.data.nbytes + (math.prod(self.scale.shape) if self.scale else 0)
 
     def codes(self, rows: slice = ALL) -> NDArray[Any]:
         """The stored codes, a view: uint8 [N, K] for fp8, uint8 [N, K/2] for fp4, uint16 for bf16,
         float16, float32 or int64 else. A table's values are checked (F132)."""
-        values = self.file.array(self._part(self.data, rows))
+        part = self._part(self.data, rows)
+        self.file.will_need(part)          # the map itself has no read-ahead
+        values = self.file.array(part)
         if self.codec.startswith("fp"):
             return values.view(np.uint8)
         if self.bound and values.size and not 0 <= values.min() <= values.max() < self.bound:
@@ -76,16 +78,20 @@ class WeightRef:
         codes = self.codes(rows)
         if self.codec in ("i64", "i32"):
             return codes.astype(np.int32)
+        if self.codec == "f32":
+            return np.array(codes, np.float32)
         first = rows.indices(self.shape[0])[0] % FP8_BLOCK if self.codec == BLOCK_FP8 else 0
-        return np.array(decode_weight(codes, self.scales(rows), self.codec, first))
+        return decode_weight(codes, self.scales(rows), self.codec, first)
 
     def will_need(self) -> None:
-        """Read ahead: this weight is walked through next."""
+        """Start reading ahead: this weight comes next."""
         self.file.will_need(self.data)
 
     def release(self) -> None:
         """Give its pages back: this weight will not be read again soon."""
         self.file.release(self.data)
+        if self.scale is not None and self.scale_file is not None:
+            self.scale_file.release(self.scale)
 
     def _part(self, info: TensorInfo, rows: slice) -> TensorInfo:
         if rows == ALL:
@@ -155,7 +161,10 @@ class StackedRef:
 
     def decode(self) -> NDArray[np.float32]:
         """All experts as float32, [E, out, in]: for small models."""
-        return np.stack([w.decode() for w in self.experts])
+        values = np.empty(self.shape, np.float32)
+        for e, w in enumerate(self.experts):
+            values[e] = w.decode()
+        return values
 
     def release(self) -> None:
         """Give the pages of all experts back."""

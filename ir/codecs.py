@@ -43,27 +43,31 @@ for _table in (E4M3, E2M1, E8M0, _E2M1_PAIRS):
 
 def decode_e4m3(codes: U8) -> F32:
     """Values of e4m3fn codes, same shape; 0x7F and 0xFF are NaN."""
-    return E4M3[codes]
+    values: F32 = E4M3[codes]
+    return values
 
 
 def decode_e8m0(codes: U8) -> F32:
     """2^(code - 127), same shape; 255 is NaN."""
-    return E8M0[codes]
+    values: F32 = E8M0[codes]
+    return values
 
 
 def decode_e2m1(packed: U8) -> F32:
     """Values of packed fp4, [..., K/2] -> [..., K]: the low nibble is the even column."""
-    return _E2M1_PAIRS[packed].reshape(*packed.shape[:-1], -1)
+    pairs: F32 = _E2M1_PAIRS[packed]
+    return pairs.reshape(*packed.shape[:-1], -1)
 
 
 def decode_bf16(codes: NDArray[np.uint16]) -> F32:
     """Values of bf16 codes, same shape."""
-    return (codes.astype(np.uint32) << 16).view(np.float32)
+    return (codes.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
 def decode_f16(codes: NDArray[Any]) -> F32:
     """Values of f16, given as float16 or as uint16 codes."""
-    return codes.view(np.float16).astype(np.float32)
+    halves: NDArray[np.float16] = codes.view(np.float16)
+    return halves.astype(np.float32)
 
 
 def encode_e4m3(x: ArrayLike) -> U8:
@@ -74,12 +78,13 @@ def encode_e4m3(x: ArrayLike) -> U8:
 def encode_e2m1(x: ArrayLike) -> U8:
     """Nearest packed fp4 codes, ties to even, saturating: [..., K] -> [..., K/2]."""
     codes = _encode(np.asarray(x, np.float32), 1, 1, top=7, nan=7)
-    return codes[..., 0::2] | codes[..., 1::2] << 4
+    return codes[..., 0::2] | (codes[..., 1::2] << np.uint8(4))
 
 
 def encode_e8m0(x: ArrayLike) -> U8:
     """Codes of positive scales; what is no power of two goes up to the next one."""
-    return np.clip(ceil_log2(np.asarray(x, np.float32)) + 127, 0, 254).astype(np.uint8)
+    codes: U8 = np.clip(ceil_log2(np.asarray(x, np.float32)) + 127, 0, 254).astype(np.uint8)
+    return codes
 
 
 def encode_bf16(x: ArrayLike) -> NDArray[np.uint16]:
@@ -105,7 +110,8 @@ def _encode(x: F32, mantissa: int, bias: int, top: int, nan: int) -> U8:
     # A carry out of the mantissa lands in the exponent, and subnormals need no case of their own.
     code = ((exponent + bias - 1) << mantissa) + steps
     code = np.where(np.isfinite(x), np.minimum(code, top), nan)
-    return (code | np.signbit(x).astype(np.int32) << (3 if top == 7 else 7)).astype(np.uint8)
+    signed: U8 = (code | np.signbit(x).astype(np.int32) << (3 if top == 7 else 7)).astype(np.uint8)
+    return signed
 
 
 def decode_weight(codes: NDArray[Any], scales: U8 | None, codec: str, first_row: int = 0) -> F32:
@@ -159,7 +165,8 @@ def encode_weight(w: ArrayLike, codec: str) -> tuple[NDArray[Any], U8 | None]:
 def ceil_log2(x: F32) -> NDArray[np.int32]:
     """Smallest e with 2^e >= x, for positive x, from the float's own bits (spec 7)."""
     fraction, exponent = np.frexp(x)
-    return exponent - (fraction == 0.5).astype(np.int32)
+    least: NDArray[np.int32] = exponent - (fraction == 0.5).astype(np.int32)
+    return least
 
 
 def _in_blocks(x: F32, block: int) -> tuple[F32, int]:

@@ -72,14 +72,17 @@ class SafetensorsFile:
     """One file, its header checked on construction and its data mapped when first asked for.
 
     `family` is the first two characters of the error codes: "F1" for checkpoints, "F5" for
-    artifacts. `tensors` is in file order and leaves out the fillers our writer adds.
+    artifacts. `random` maps without read-ahead, for files of which a part is read (`will_need`).
+    `tensors` is in file order and leaves out the fillers our writer adds.
     Errors (x = family): x20 unreadable, x21 cut short or lying about its size, x22 header is no
     JSON object, x23 a tensor's entry is wrong, x24 holes or overlaps.
     """
 
-    def __init__(self, path: str | os.PathLike[str], family: str = "F1") -> None:
+    def __init__(self, path: str | os.PathLike[str], family: str = "F1",
+                 random: bool = False) -> None:
         self.path = Path(path)
         self.family = family
+        self._random = random
         self._map: mmap.mmap | None = None
         header = self._read_header()
         self.header_sha256 = hashlib.sha256(header).hexdigest()
@@ -107,21 +110,17 @@ class SafetensorsFile:
         return self.raw(info).view(NUMPY[info.dtype]).reshape(info.shape)
 
     def will_need(self, info: TensorInfo) -> None:
-        """Ask the system to read this tensor ahead, before it is walked through once."""
-        self._advise(info, mmap.MADV_WILLNEED, outward=True)
+        """Ask the system to read this tensor ahead."""
+        self._advise(info, mmap.MADV_WILLNEED)
 
     def release(self, info: TensorInfo) -> None:
-        """Give the tensor's pages back: what was streamed once stays neither mapped nor cached."""
-        self._advise(info, mmap.MADV_DONTNEED, outward=False)
+        """Unmap the tensor's pages after streaming it; reading them again is legal."""
+        self._advise(info, mmap.MADV_DONTNEED)
 
-    def _advise(self, info: TensorInfo, advice: int, outward: bool) -> None:
-        page, stop = mmap.PAGESIZE, info.offset + info.nbytes
-        if outward:
-            start = info.offset // page * page
-        else:                       # a page shared with a neighbour stays
-            start, stop = -(-info.offset // page) * page, stop // page * page
-        if stop > start:
-            self._mapped().madvise(advice, start, stop - start)
+    def _advise(self, info: TensorInfo, advice: int) -> None:
+        if info.nbytes:
+            start = info.offset // mmap.PAGESIZE * mmap.PAGESIZE
+            self._mapped().madvise(advice, start, info.offset + info.nbytes - start)
 
     def _mapped(self) -> mmap.mmap:
         if self._map is None:
@@ -130,8 +129,8 @@ class SafetensorsFile:
                     self._refuse("21", "the file changed size after it was opened",
                                  "something else writes to it")
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            # Read-ahead of the default advice costs 8 MB and 17 ms a touch (scale.md 7.2).
-            self._map.madvise(mmap.MADV_RANDOM)
+            if self._random:    # default read-ahead: 8 MB and 17 ms for each touched page
+                self._map.madvise(mmap.MADV_RANDOM)
         return self._map
 
     def _read_header(self) -> bytes:
@@ -329,7 +328,7 @@ class SafetensorsWriter:
         return struct.pack("<Q", len(text)) + text
 
     def _emit(self, data: bytes | NDArray[np.uint8]) -> None:
-        view = memoryview(data)
+        view = memoryview(data)  # type: ignore[arg-type]  # numpy arrays are buffers
         for start in range(0, len(view), _BLOCK):
             block = view[start:start + _BLOCK]
             self._hash.update(block)
