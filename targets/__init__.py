@@ -36,7 +36,7 @@ class Registry:
 def available(entries: Iterable[EntryPoint] | None = None) -> Registry:
     """Load every target plug-in (or the given entries).
 
-    Raises F403 if two plug-ins bring a target, or a family, of the same name.
+    Raises F431 if two plug-ins bring a target, or a family, of the same name.
     """
     targets: dict[str, Target] = {}
     families: dict[str, Callable[[], Target]] = {}
@@ -64,7 +64,7 @@ def available(entries: Iterable[EntryPoint] | None = None) -> Registry:
 def find(name: str, registry: Registry | None = None) -> Target:
     """The target of this name; for the name of a family, its target for this machine.
 
-    Raises F402 for an unknown name (saying which are known, and which plug-ins are broken).
+    Raises F430 for an unknown name (saying which are known, and which plug-ins are broken).
     """
     registry = registry or available()
     if name in registry.targets:
@@ -78,7 +78,7 @@ def find(name: str, registry: Registry | None = None) -> Target:
         skipped = "".join(f"; {n} does not load" for n in registry.broken)
         why = f"installed targets are: {known}{skipped}"
     raise FirstlightError(
-        "F402",
+        "F430",
         f"there is no target {name!r}",
         where=f"--target {name}",
         why=why,
@@ -95,7 +95,7 @@ def _only(entry: EntryPoint, brought: tuple[Target, ...]) -> Callable[[], Target
 
 def _twice(name: str, one: str, other: str) -> FirstlightError:
     return FirstlightError(
-        "F403",
+        "F431",
         f"two plug-ins bring a target named {name!r}",
         where=f"entry-point group {GROUP}",
         why=f"{one} and {other} both have it",

@@ -1,0 +1,350 @@
+"""The command line: `firstlight compile | run | inspect | targets | doctor | verify`.
+
+Nothing imports this file. It imports what a command needs when the command runs, so that `run`
+works where the compiler is not installed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from firstlight import __version__
+from firstlight.console import Progress, render, size
+from firstlight.runtime.errors import FirstlightError
+
+if TYPE_CHECKING:
+    from firstlight.codegen.compile import CompileOptions
+    from firstlight.runtime.model import Model
+
+REFUSED, WRONG_USE, BUG, INTERRUPTED, BROKEN_PIPE = 1, 2, 70, 130, 141
+STATUSES = """\b
+Exit status:
+  0    done
+  1    an input was refused: the four lines on standard error say what, where, why, what to try
+  2    the command line is wrong
+  70   a bug in firstlight (FIRSTLIGHT_DEBUG=1 shows the traceback)
+  130  interrupted by Ctrl+C
+  141  the reader of our output went away
+"""
+_COMPILER = {"tvm", "tvm_ffi", "networkx", "ml_dtypes"}
+_FOLDER = click.Path(path_type=Path)
+
+
+def main() -> NoReturn:
+    """Entry point of the console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal that is not UTF-8 gets "?", not an error
+            stream.reconfigure(errors="replace")
+    # As Ctrl+C does, a polite kill removes half-made files on its way out.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    sys.exit(run_command_line(sys.argv[1:]))
+
+
+def run_command_line(arguments: Sequence[str]) -> int:
+    """Run one command line; its exit status, as `STATUSES` lists them. Never raises Exception."""
+    try:
+        status = cli.main(list(arguments), prog_name="firstlight", standalone_mode=False)
+        sys.stdout.flush()
+        return status if isinstance(status, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return WRONG_USE
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Python would flush once more at exit, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except Exception as error:
+        if os.environ.get("FIRSTLIGHT_DEBUG"):
+            traceback.print_exc()
+        click.echo(_explain(error), err=True)
+        return BUG if _is_bug(error) else REFUSED
+
+
+def _is_bug(error: Exception) -> bool:
+    return not isinstance(error, FirstlightError | OSError | MemoryError)
+
+
+def _explain(error: Exception) -> str:
+    """The four lines for an error; for one that should not have come, a short apology."""
+    if isinstance(error, MemoryError):
+        error = FirstlightError(
+            "F703",
+            "there is not enough memory",
+            where="this process",
+            why=str(error) or "an allocation failed",
+            try_="a smaller --context, or a machine with more memory (see `firstlight doctor`)",
+        )
+    elif isinstance(error, OSError):
+        error = FirstlightError(
+            "F702",
+            "the operating system refused",
+            where=str(error.filename or "this process"),
+            why=error.strerror or str(error),
+            try_="check the path, its permissions and the free space",
+        )
+    if isinstance(error, FirstlightError):
+        return str(error)
+    return (
+        f"firstlight has a bug: {type(error).__name__}: {str(error)[:500]}\n"
+        "  please report it with the output of the same command under FIRSTLIGHT_DEBUG=1"
+    )
+
+
+@click.group(epilog=STATUSES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="firstlight")
+def cli() -> None:
+    """Compile DeepSeek-V4 checkpoints ahead of time, and run what was compiled."""
+
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+def _emit(document: Mapping[str, Any], as_json: bool) -> None:
+    click.echo(json.dumps(document, indent=1) if as_json else render(document))
+
+
+@contextmanager
+def _compiler(command: str) -> Iterator[None]:
+    """Turn a missing package of the compiler into F701, which names the extra to install."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in _COMPILER:
+            raise
+        raise FirstlightError(
+            "F701",
+            "the compiler is not installed",
+            where=f"firstlight {command}",
+            why=f"the package {missing!r} is missing (running artifacts does not need it)",
+            try_="pip install 'firstlight[compile]'",
+        ) from error
+
+
+@cli.command("compile", epilog=STATUSES)
+@click.argument("checkpoint", type=_FOLDER)
+@click.option("--target", default="cpu", show_default=True, help="See `firstlight targets`.")
+@click.option("-o", "--out", type=_FOLDER, help="Folder to write the artifact to.")
+@click.option("--context", type=click.IntRange(min=1), metavar="N",
+              help="Most tokens of a sequence. [default: what the model has, at most 32768]")
+@click.option("--chunk", type=click.IntRange(min=1), metavar="N",
+              help="Tokens per prefill call.")
+@click.option("--numerics", type=click.Choice(["float", "released"]), default="float",
+              show_default=True, help="Arithmetic: all float32, or with the released roundings.")
+@click.option("--kernels", type=click.Choice(["default", "generic"]), default="default",
+              show_default=True, help="`generic` leaves the target's own kernels out.")
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads of the compiler.")
+@click.option("--pipeline", metavar="TEXT", help="Passes to run, instead of the usual ones.")
+@click.option("--dump-ir", type=_FOLDER, metavar="DIR", help="Write the module after each pass.")
+@click.option("--force", is_flag=True, help="Replace an artifact that is already there.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
+@click.option("-v", "--verbose", is_flag=True, help="Print the whole report.")
+@click.option("-q", "--quiet", is_flag=True, help="Print no progress and no summary.")
+@_json_option
+def compile_command(
+    checkpoint: Path, out: Path | None, dry_run: bool, verbose: bool, quiet: bool, as_json: bool,
+    **choices: Any,
+) -> None:  # fmt: skip
+    """Compile the CHECKPOINT folder for a target into an artifact folder."""
+    if out is None and not dry_run:
+        raise click.UsageError("Missing option '-o' / '--out' (or give --dry-run).")
+    with _compiler("compile"):
+        from firstlight.codegen.compile import (
+            CompileOptions,
+            compile_checkpoint,
+            plan_checkpoint,
+        )
+
+        options: CompileOptions = CompileOptions(**choices)
+        if out is None or dry_run:
+            _emit(plan_checkpoint(checkpoint, options), as_json)
+            return
+        began = time.perf_counter()
+        with Progress(quiet or as_json) as progress:
+            report = compile_checkpoint(checkpoint, out, options, progress)
+    report = {**report, "seconds": round(time.perf_counter() - began, 2)}
+    if as_json or verbose:
+        _emit(report, as_json)
+    elif not quiet:
+        total = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
+        click.echo(f"{out}: {size(total)}, in {report['seconds']:.1f} s")
+
+
+def _token_ids(_: click.Context, __: click.Parameter, text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError as error:
+        raise click.BadParameter("expected token ids such as 1,2,3") from error
+
+
+def _prompt(_: click.Context, __: click.Parameter, text: str | None) -> str | None:
+    try:
+        (text or "").encode()
+    except UnicodeEncodeError as error:
+        raise click.BadParameter("the text is not valid UTF-8") from error
+    return text
+
+
+@cli.command("run", epilog=STATUSES)
+@click.argument("artifact", metavar="DIR", type=_FOLDER)
+@click.option("--prompt", metavar="TEXT", callback=_prompt, help="Text to continue.")
+@click.option("--tokens", metavar="1,2,3", callback=_token_ids,
+              help="Token ids to continue, instead of text; ids are printed, too.")
+@click.option("-n", "--max-new-tokens", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option("--temperature", type=float, default=0.0, show_default=True,
+              help="0 always takes the most likely token.")
+@click.option("--top-k", type=int, help="Draw from the k most likely tokens.")
+@click.option("--top-p", type=float, help="Draw from the most likely tokens of this probability.")
+@click.option("--seed", type=int, help="Equal seeds draw equal tokens.")
+@click.option("--ignore-eos", is_flag=True, help="Go on after the model's end-of-text token.")
+@click.option("--threads", type=click.IntRange(min=1), help="[default: all usable cores]")
+@click.option("-q", "--quiet", is_flag=True, help="Print no timing on standard error.")
+@_json_option
+def run_command(
+    artifact: Path, prompt: str | None, tokens: list[int] | None, threads: int | None,
+    quiet: bool, as_json: bool, **sampling: Any,
+) -> None:  # fmt: skip
+    """Continue a prompt with the artifact in DIR; the text streams to standard output."""
+    if (prompt is None) == (tokens is None):
+        raise click.UsageError("Give either --prompt or --tokens.")
+    from firstlight.runtime import load
+
+    with load(artifact, threads=threads) as model:
+        ids = model.tokenizer.encode(prompt) if prompt is not None else tokens
+        assert ids is not None
+        result = _generate(model, ids, prompt is not None, not as_json, sampling)
+    if as_json:
+        _emit(result, as_json)
+    elif not quiet:
+        click.echo(f"[{result['prompt_tokens']} tokens read and the first written in "
+                   f"{result['first_token_seconds']:.3f} s, then "
+                   f"{result['tokens_per_second']:.1f} tokens/s on {result['threads']} threads]",
+                   err=True)
+
+
+def _generate(
+    model: Model, ids: list[int], as_text: bool, stream: bool, sampling: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Generate, printing while it goes if `stream`; what was written, and how fast."""
+    new: list[int] = []
+    pieces: list[str] = []
+
+    def write(piece: str) -> None:
+        pieces.append(piece)
+        if stream:
+            click.echo(piece, nl=False)  # click flushes
+
+    text = model.tokenizer.stream() if as_text else None
+    began = first = time.perf_counter()
+    try:
+        for token in model.session().generate(ids, **sampling):
+            first = first if new else time.perf_counter()
+            new.append(token)
+            write(text.push(token) if text else f"{',' if new[1:] else ''}{token}")
+        write(text.finish() if text else "")
+    finally:
+        if stream:
+            click.echo()
+    later = time.perf_counter() - first
+    return {
+        "prompt_tokens": len(ids),
+        "prompt_ids": ids,
+        "ids": new,
+        **({"text": "".join(pieces)} if as_text else {}),
+        "first_token_seconds": round(first - began, 6),
+        "tokens_per_second": round((len(new) - 1) / later, 2) if len(new) > 1 else 0.0,
+        "threads": model.threads,
+    }
+
+
+@cli.command("inspect", epilog=STATUSES)
+@click.argument("path", metavar="DIR|CHECKPOINT", type=_FOLDER)
+@click.option("--graph", type=_FOLDER, metavar="OUT.dot",
+              help="Write the fused graph of a checkpoint for Graphviz.")
+@_json_option
+def inspect_command(path: Path, graph: Path | None, as_json: bool) -> None:
+    """Say what an artifact or a checkpoint folder holds; no weights are read."""
+    from firstlight.inspection import inspect_path
+
+    document = inspect_path(path)
+    if graph is not None:
+        with _compiler("inspect --graph"):
+            from firstlight.codegen.graph import checkpoint_dot
+
+            graph.write_text(checkpoint_dot(path), encoding="utf-8")
+    _emit(document, as_json)
+
+
+@cli.command("targets", epilog=STATUSES)
+@_json_option
+def targets_command(as_json: bool) -> None:
+    """List the installed targets, and plug-ins that do not load."""
+    with _compiler("targets"):
+        from firstlight.targets import available
+
+        registry = available()
+    rows = [{"target": t.name, "tier": t.tier, "runs_on": t.launcher, "summary": t.summary}
+            for t in registry.targets.values()]  # fmt: skip
+    broken = [{"plug_in": name, "why": why} for name, why in registry.broken.items()]
+    _emit({"targets": rows, "broken": broken} if broken or as_json else {"targets": rows}, as_json)
+
+
+@cli.command("doctor", epilog=STATUSES)
+@_json_option
+def doctor_command(as_json: bool) -> None:
+    """Say what this machine can do: CPU, memory, disk, linkers, versions."""
+    from firstlight.inspection import inspect_machine
+
+    _emit(inspect_machine(), as_json)
+
+
+@cli.command("verify", epilog=STATUSES)
+@click.argument("artifact", metavar="DIR", type=_FOLDER)
+@click.option("-q", "--quiet", is_flag=True, help="Print no progress.")
+@_json_option
+def verify_command(artifact: Path, quiet: bool, as_json: bool) -> None:
+    """Hash every file of the artifact in DIR: one changed byte is found."""
+    from firstlight.runtime.manifest import read_manifest, verify_artifact
+
+    total = sum(f.bytes for f in read_manifest(artifact).files)
+    done = 0
+    with Progress(quiet or as_json) as progress:
+
+        def read(nbytes: int) -> None:
+            nonlocal done
+            done += nbytes
+            progress("hash", done >> 20, total >> 20)
+
+        report = verify_artifact(artifact, read)
+    _emit({"path": str(artifact), "ok": report.ok, "files": report.files, "bytes": report.bytes,
+           "damaged": [{"file": f, "problem": p} for f, p in report.damaged.items()],
+           "unlisted": list(report.unlisted)}, as_json)
+    if not report.ok:
+        name, problem = next(iter(report.damaged.items()))
+        raise FirstlightError(
+            "F504",
+            f"the artifact is damaged: {name} {problem}",
+            where=str(artifact / name),
+            why=f"{len(report.damaged)} of {report.files} files are not what the compiler wrote",
+            try_="copy the artifact again, or compile it again",
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""How the command line prints: documents for people, and progress on standard error."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import click
+
+_BEAT = 10.0
+"""Seconds between two plain progress lines of one stage."""
+
+
+def size(nbytes: float) -> str:
+    """Bytes in the unit a person would choose.
+
+    >>> size(600), size(13_000_000), size(865e9)
+    ('600 B', '13.0 MB', '865.0 GB')
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if nbytes < 1000:
+            return f"{nbytes:.0f} B" if unit == "B" else f"{nbytes:.1f} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:.1f} TB"
+
+
+def render(document: Mapping[str, Any]) -> str:
+    """A JSON-like document as text: plain values first, then a section for each nested one.
+
+    A list of records becomes a table. Keys that end in "bytes" are printed as sizes.
+    """
+    return "\n".join(_lines(document, ""))
+
+
+def _lines(document: Mapping[str, Any], indent: str) -> Iterator[str]:
+    flat = {k: v for k, v in document.items() if not _nested(v)}
+    width = max((len(_words(k)) for k in flat), default=0) + 2
+    for key, value in flat.items():
+        yield f"{indent}{_words(key):{width}}{_text(key, value)}".rstrip()
+    for key, value in document.items():
+        if not _nested(value):
+            continue
+        if not indent:
+            yield ""
+        yield f"{indent}{_words(key)}"
+        if isinstance(value, Mapping):
+            yield from _lines(value, indent + "  ")
+        else:
+            yield from _table(value, indent + "  ")
+
+
+def _nested(value: Any) -> bool:
+    return bool(value) and (
+        isinstance(value, Mapping)
+        or (isinstance(value, Sequence) and all(isinstance(row, Mapping) for row in value))
+    )
+
+
+def _table(rows: Sequence[Mapping[str, Any]], indent: str) -> Iterator[str]:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [[_words(c) for c in columns]]
+    cells += [[_text(c, row.get(c, "")) for c in columns] for row in rows]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    numeric = [all(type(row.get(c, 0)) in (int, float) for row in rows) for c in columns]
+    for line in cells:
+        padded = (
+            cell.rjust(w) if right else cell.ljust(w)
+            for cell, w, right in zip(line, widths, numeric, strict=True)
+        )
+        yield (indent + "  ".join(padded)).rstrip()
+
+
+def _words(key: str) -> str:
+    return key.removesuffix("_bytes").replace("_", " ")
+
+
+def _text(key: str, value: Any) -> str:
+    match value:
+        case None | () | [] | {}:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case int() | float() if "bytes" in key:
+            return size(value)
+        case float():
+            return f"{value:.4g}"
+        case list() | tuple():
+            return ", ".join(map(str, value))
+    return str(value)
+
+
+class Progress:
+    """Progress by stage on standard error: bars on a terminal, now and then a line elsewhere.
+
+    Call it with (stage, done, total); a stage ends when the next begins. Use it as a context.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._stage = ""
+        self._total = 0
+        self._began = self._spoke = time.monotonic()
+        self._bars: Any = None
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if self._quiet:
+            return
+        if stage != self._stage:
+            self._finish()
+            self._begin(stage, total)
+        self._total = total
+        if self._bars is not None:
+            self._bars.update(self._task, completed=done, total=total)
+        elif time.monotonic() - self._spoke > _BEAT:
+            self._say(f"{stage}: {done} of {total}")
+
+    def __enter__(self) -> Progress:
+        if not self._quiet and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+            from rich.progress import Progress as Bars
+
+            self._bars = Bars(
+                TextColumn("{task.description:9}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                console=Console(stderr=True),
+            )
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _: object, __: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._finish()
+        if self._bars is not None:
+            self._bars.stop()
+
+    def _begin(self, stage: str, total: int) -> None:
+        self._stage, self._began = stage, time.monotonic()
+        if self._bars is not None:
+            self._task = self._bars.add_task(stage, total=total)
+
+    def _finish(self) -> None:
+        if not self._stage:
+            return
+        if self._bars is not None:
+            self._bars.update(self._task, completed=self._total)
+        else:
+            self._say(f"{self._stage}: done in {time.monotonic() - self._began:.1f} s")
+
+    def _say(self, line: str) -> None:
+        self._spoke = time.monotonic()
+        click.echo(line, err=True)
