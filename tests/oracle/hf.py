@@ -30,6 +30,24 @@ class Gaps(NamedTuple):
     index: float
 
 
+class OracleSession:
+    """One sequence in transformers, a `support.backends.Session`."""
+
+    def __init__(self, model: DeepseekV4ForCausalLM, cache: DynamicCache) -> None:
+        self.model, self.past = model, cache
+
+    @torch.no_grad()
+    def prefill(self, ids: Sequence[int], all_logits: bool = False) -> np.ndarray:
+        """float32 [vocab] of the last token, or [len(ids), vocab]."""
+        tokens = torch.tensor([list(ids)])
+        logits = self.model(tokens, past_key_values=self.past, use_cache=True).logits[0].numpy()
+        return logits if all_logits else logits[-1]
+
+    def decode(self, token: int) -> np.ndarray:
+        """float32 [vocab]."""
+        return self.prefill([token])
+
+
 class Oracle:
     """One model in transformers, from a config dict and dequantised released tensors."""
 
@@ -59,14 +77,14 @@ class Oracle:
         """float32 [len(ids), vocab] of one prefill without a cache."""
         return self.model(torch.tensor([list(ids)]), use_cache=False).logits[0].numpy()
 
-    @torch.no_grad()
     def decode(self, ids: Sequence[int]) -> np.ndarray:
         """float32 [len(ids), vocab], token by token through a cache."""
-        cache, rows = self.cache(), []
-        for token in ids:
-            step = self.model(torch.tensor([[token]]), past_key_values=cache, use_cache=True)
-            rows.append(step.logits[0, -1])
-        return torch.stack(rows).numpy()
+        session = self.session()
+        return np.stack([session.decode(token) for token in ids])
+
+    def session(self) -> "OracleSession":
+        """A sequence with a cache: transformers as a `support.backends.Model`."""
+        return OracleSession(self.model, self.cache())
 
     @torch.no_grad()
     def gaps(self, ids: Sequence[int]) -> Gaps:

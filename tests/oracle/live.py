@@ -1,7 +1,8 @@
 """Cases against transformers: draw a model, then hold a backend against it by every route.
 
-A model in which some expert or index choice is nearly a tie is drawn again with the next seed:
-below that gap rounding decides, and two correct programs differ by a whole expert.
+A model is drawn again with the next seed if some expert or index choice is nearly a tie (below that
+gap rounding decides, and two correct programs differ by a whole expert), or if it amplifies
+rounding so much that transformers' own prefill and decode leave little of the tolerance.
 """
 
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from support.random_models import (
 )
 
 MIN_GAP = 2e-5
+MAX_ROUNDING = 1.5e-5
 TOLERANCE = 2e-4
 SELF_TOLERANCE = 5e-5
 _ATTEMPTS = 40
@@ -39,6 +41,7 @@ class Drawn:
     oracle: Oracle
     gaps: Gaps
     logits: np.ndarray
+    rounding: float  # largest difference between transformers' prefill and its decode
 
     def write(self, folder: Path) -> Path:
         """The case's checkpoint, in its naming scheme and number of shards."""
@@ -46,17 +49,18 @@ class Drawn:
         return write_checkpoint(folder, case.config, self.tensors, case.scheme, case.shards)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=64)
 def draw(case: Case) -> Drawn:
-    """The first model from `case.seed` on whose choices are not near ties; deterministic."""
+    """The first model from `case.seed` on that is fit for comparison; deterministic."""
     for seed in range(case.seed, case.seed + 1000 * _ATTEMPTS, 1000):
         tensors = random_tensors(case.config, seed, case.codecs, case.sink_shift)
         ids = token_ids(case.config, case.tokens, seed)
         oracle = Oracle(case.config, dequantise(tensors))
-        gaps = oracle.gaps(ids)
-        if case.tied or min(gaps) >= MIN_GAP:
-            return Drawn(case, seed, tensors, ids, oracle, gaps, oracle.logits(ids))
-    raise AssertionError(f"{case.name}: {_ATTEMPTS} seeds, and each has a near tie")
+        gaps, logits = oracle.gaps(ids), oracle.logits(ids)
+        rounding = float(np.abs(oracle.decode(ids) - logits).max())
+        if case.tied or (min(gaps) >= MIN_GAP and rounding <= MAX_ROUNDING):
+            return Drawn(case, seed, tensors, ids, oracle, gaps, logits, rounding)
+    raise AssertionError(f"{case.name}: {_ATTEMPTS} seeds, and none fit for comparison")
 
 
 def measure(model: Model, drawn: Drawn) -> Differences:

@@ -10,7 +10,8 @@ pytest.importorskip("transformers", reason="the oracle needs transformers 5.23: 
 
 import torch
 from oracle.cases import CASES
-from oracle.live import MIN_GAP, SELF_TOLERANCE, TOLERANCE, draw
+from oracle.hf import Oracle
+from oracle.live import MIN_GAP, SELF_TOLERANCE, TOLERANCE, draw, measure, verdict
 from safetensors import safe_open
 
 from support.checkpoint_writer import module_tensors, saved_tensors, transformers_config_json
@@ -22,11 +23,22 @@ COMPARED = [case for case in CASES if not case.tied]
 
 @pytest.mark.parametrize("case", COMPARED, ids=lambda case: case.name)
 def test_transformers_agrees_with_itself(case):
-    """Prefill and token-by-token decode with a cache, at the magnitude the tolerances mean."""
+    """By every route that a backend is measured by, at the magnitude the tolerances mean."""
     drawn = draw(case)
     assert min(drawn.gaps) >= MIN_GAP
     assert 3 <= np.abs(drawn.logits).max() <= 12
-    assert np.abs(drawn.oracle.decode(drawn.ids) - drawn.logits).max() <= SELF_TOLERANCE
+    assert drawn.rounding <= SELF_TOLERANCE
+    assert not verdict(measure(drawn.oracle, drawn), case)
+
+
+def test_a_wrong_model_is_found():
+    """The checker can fail: a window one token too wide is seen, and where."""
+    drawn = draw(BY_NAME["window_only"])
+    config = drawn.case.config | {"sliding_window": drawn.case.config["sliding_window"] + 1}
+    wrong = Oracle(config, dequantise(drawn.tensors))
+    lines = verdict(measure(wrong, drawn), drawn.case)
+    assert len(lines) == 1
+    assert "off transformers" in lines[0]
 
 
 @pytest.mark.parametrize("case", COMPARED, ids=lambda case: case.name)
