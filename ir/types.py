@@ -49,7 +49,7 @@ class StateType:
 
     ring     `rows` latest rows, position p in row p mod rows   (window keys; spec 6.1)
     partial  the same, holding compressor inputs of blocks of `ratio` tokens
-    entries  row w is compressed block w; the context C gives C // ratio rows
+    entries  row w is compressed block w; C // ratio rows, or `rows` once the context is fixed
     """
 
     kind: str
@@ -68,7 +68,7 @@ class StateType:
     @property
     def capacity(self) -> Size:
         """Rows per slot: fixed for rings, a share of the context for entries."""
-        return dims.floordiv(dims.C, self.ratio) if self.kind == "entries" else self.rows
+        return self.rows or dims.floordiv(dims.C, self.ratio)
 
     def nbytes(self, context: int) -> int:
         """Bytes of one slot."""

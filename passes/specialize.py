@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -67,7 +67,7 @@ def _specialize(function: Function, done: Module, sizes: Mapping[str, int]) -> F
 
 def _type(type_: Type, sizes: Mapping[str, int]) -> Type:
     if isinstance(type_, StateType):
-        return type_
+        return replace(type_, rows=dims.evaluate(type_.capacity, sizes))
     return TensorType(tuple(dims.substitute(d, sizes) for d in type_.shape), type_.dtype,
                       type_.codec)
 
