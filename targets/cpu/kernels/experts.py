@@ -14,9 +14,9 @@ from typing import Any
 from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.tvm_bridge import T, prim_func
 from firstlight.targets.cpu.kernels.gemv import factor, gemv_tile, x_copies
-from firstlight.targets.cpu.kernels.layouts import TILE
+from firstlight.targets.cpu.kernels.layouts import PLAIN, TILE
 from firstlight.targets.cpu.kernels.linear import store_rows
-from firstlight.targets.cpu.kernels.micro import Expr, Vector, Weight, f32, load, store, swiglu
+from firstlight.targets.cpu.kernels.micro import Weight, swiglu, zeros
 from firstlight.targets.cpu.kernels.panel import (
     Strip,
     each_tile,
@@ -25,6 +25,7 @@ from firstlight.targets.cpu.kernels.panel import (
     register_tiles,
 )
 from firstlight.targets.cpu.kernels.schedule import parallel_by_bytes
+from firstlight.targets.cpu.kernels.vecmath import Expr, get, put, spread
 
 
 def expert_ffn(
@@ -62,7 +63,7 @@ def expert_ffn(
 
     operands = [("x", "float32"), ("index", "int32"), ("weights", "float32")]
     pointers = [*operands, *(p for own in names for p in own), ("y", "float32")]
-    return Kernel(name, prim_func(name, pointers, body), (None,) * 3 + ("tile16",) * 6)
+    return Kernel(name, prim_func(name, pointers, body), (None,) * 3 + (PLAIN,) * 6)
 
 
 # ---- one token
@@ -84,7 +85,7 @@ def _vector(
         _store_swiglu(w1, w3, at, xs, limit, scale, routed, slot, tile, lanes)
 
     def shared_up(tile: Expr) -> None:
-        _store_swiglu(s1, s3, tile, xs, limit, f32(factor(s2), lanes), shared, 0, tile, lanes)
+        _store_swiglu(s1, s3, tile, xs, limit, spread(factor(s2), lanes), shared, 0, tile, lanes)
 
     parallel_by_bytes([
         (chosen * w1.tiles, w1.tile_bytes + w3.tile_bytes, routed_up),
@@ -92,7 +93,7 @@ def _vector(
     ])  # fmt: skip
 
     def down(tile: Expr) -> None:
-        sums = [Vector(lanes) for _ in range(TILE // lanes)]
+        sums = zeros(TILE // lanes, lanes)
         values = gemv_tile(s2, tile, {factor(s2): shared}, lanes)
         for cell, value in zip(sums, values, strict=True):
             cell.value = value
@@ -125,7 +126,7 @@ def _store_swiglu(
     upped = [T.bind(v) for v in gemv_tile(up, at, xs, lanes)]
     for half, (g, u) in enumerate(zip(gated, upped, strict=True)):
         value = swiglu(g, u, limit, lanes) * scale
-        store(hidden, value, row, tile * TILE + half * lanes, lanes=lanes)
+        put(hidden, value, row, tile * TILE + half * lanes, lanes=lanes)
 
 
 # ---- many tokens
@@ -145,7 +146,7 @@ def _matrix(
     def shared_up(i: Expr) -> None:
         _swiglu_strip(
             s1, s3, i, 0, x, lambda r: r, count, tokens, limit, lanes,
-            lambda r, value, at: store(shared, value, r, at, lanes=lanes),
+            lambda r, value, at: put(shared, value, r, at, lanes=lanes),
         )  # fmt: skip
 
     per = _pair_tiles(w1, lanes)
@@ -160,7 +161,7 @@ def _matrix(
 
         def keep(r: Expr, value: Expr, at: Expr) -> None:
             gate = T.broadcast(gates[groups.order[first + r]], lanes)
-            store(routed, value * gate, first + r, at, lanes=lanes)
+            put(routed, value * gate, first + r, at, lanes=lanes)
 
         size = T.bind(groups.starts[expert + 1] - first)
         _swiglu_strip(
@@ -225,8 +226,8 @@ def _swiglu_strip(
 
     def visit(r: Expr, tile: Expr, column: int) -> None:
         for h in range(0, TILE, lanes):
-            g = load(part, r, column + h, lanes=lanes)
-            u = load(part, r, per * TILE + column + h, lanes=lanes)
+            g = get(part, r, column + h, lanes=lanes)
+            u = get(part, r, per * TILE + column + h, lanes=lanes)
             keep(r, swiglu(g, u, limit, lanes), tile * TILE + h)
 
     each_tile(gate, per, first, count, visit)
@@ -239,8 +240,8 @@ def _down(
     """y = s2 shared, then += w2[e] routed in the order of experts; a strip of y has one owner."""
     per = min(register_tiles(lanes), w2.tiles)
 
-    def put(row: Expr, tile: Expr, part: Any, r: Expr, column: int, add: bool) -> None:
-        values = [load(part, r, column + h, lanes=lanes) for h in range(0, TILE, lanes)]
+    def keep(row: Expr, tile: Expr, part: Any, r: Expr, column: int, add: bool) -> None:
+        values = [get(part, r, column + h, lanes=lanes) for h in range(0, TILE, lanes)]
         store_rows(y, row, 0, tile, w2.n, values, lanes, add)
 
     with T.parallel(-(-w2.tiles // per)) as strip:
@@ -248,7 +249,7 @@ def _down(
         part = part_buffer(most, per)
         whole = Strip(s2, per, first, s2.tiles - 1)
         multiply([whole], shared, lambda r: r, count, part, lanes)
-        each_tile(s2, per, first, count, lambda r, t, c: put(r, t, part, r, c, False))
+        each_tile(s2, per, first, count, lambda r, t, c: keep(r, t, part, r, c, False))
         with T.serial(groups.active[0]) as j:
             expert = T.bind(groups.experts[j])
             start = T.bind(groups.starts[expert])
@@ -258,5 +259,5 @@ def _down(
             multiply([piece], routed, lambda r: start + r, size, part, lanes)
             each_tile(
                 w2, per, first, size,
-                lambda r, t, c: put(groups.token(start + r), t, part, r, c, True),
+                lambda r, t, c: keep(groups.token(start + r), t, part, r, c, True),
             )  # fmt: skip

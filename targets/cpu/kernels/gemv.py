@@ -11,17 +11,8 @@ from typing import Any
 
 from firstlight.codegen.tvm_bridge import T
 from firstlight.targets.cpu.kernels.layouts import TILE
-from firstlight.targets.cpu.kernels.micro import (
-    FP8_UNIT,
-    Expr,
-    Vector,
-    Weight,
-    f32,
-    load,
-    store,
-    total,
-    vectors,
-)
+from firstlight.targets.cpu.kernels.micro import FP8_UNIT, Weight, zeros
+from firstlight.targets.cpu.kernels.vecmath import Cell, Expr, get, put, spread, tree
 
 LIFT = 2.0**100
 """Factor on x for fp8, whose decoded weights are value * 2**-120: products stay normal numbers."""
@@ -42,8 +33,8 @@ def x_copies(
         whole = k // lanes * lanes
         with T.serial(rows) as r:
             with T.serial(whole // lanes) as i:
-                value = load(x, r, i * lanes, lanes=lanes) * f32(power, lanes)
-                store(copy, value, r, i * lanes, lanes=lanes)
+                value = get(x, r, i * lanes, lanes=lanes) * spread(power, lanes)
+                put(copy, value, r, i * lanes, lanes=lanes)
             with T.serial(padded - whole) as i:
                 T.buffer_store(copy, T.float32(0), [r, whole + i])
             with T.serial(k - whole) as i:
@@ -65,8 +56,8 @@ def gemv_tile(
     vector = x[factor(weight)]
     blocks = max(1, 4 // form.step)  # per turn, so that there are four chains of FMAs
     chains = 2 if form.step * lanes == 64 else 4  # fp4 at 256 bits: registers hold only two
-    sums = [vectors(chains, lanes) for _ in range(halves)]
-    grand = [vectors(1, lanes)[0] for _ in range(halves)] if form.group else []
+    sums = [zeros(chains, lanes) for _ in range(halves)]
+    grand = [zeros(1, lanes)[0] for _ in range(halves)] if form.group else []
     with T.serial(weight.steps // blocks) as turn:
         for b in range(blocks):
             step = turn * blocks + b
@@ -84,17 +75,17 @@ def gemv_tile(
                     _close_group(weight, tile, turn // turns, half, sums[half], grand[half], lanes)
     if form.group:
         return [g.value for g in grand]
-    return [total([c.value for c in chain]) for chain in sums]
+    return [tree([c.value for c in chain]) for chain in sums]
 
 
 def _close_group(
-    weight: Weight, tile: Expr, group: Expr, half: int, sums: Sequence[Vector], grand: Vector,
+    weight: Weight, tile: Expr, group: Expr, half: int, sums: Sequence[Cell], grand: Cell,
     lanes: int,
 ) -> None:  # fmt: skip
-    value = total([c.value for c in sums])
+    value = tree([c.value for c in sums])
     unlift = 1.0 / (weight.micro.unit * factor(weight))
     if unlift != 1.0:  # before the scale, which may be as small as 2**-127
-        value = value * f32(unlift, lanes)
+        value = value * spread(unlift, lanes)
     grand.value = grand.value + value * weight.scale(tile, group, half, lanes)
     for chain in sums:
-        chain.value = f32(0.0, lanes)
+        chain.value = spread(0.0, lanes)

@@ -16,9 +16,9 @@ matrix-matrix kernel. N is padded to 16 rows and K to the codec's `pad`, both wi
 
 The nibble order of fp4 is what `pshufb` and `punpck` undo in one step at 256 and at 512 bits.
 
-Layouts: ``tile16`` for [.., N, K], each [N, K] a matrix of its own (experts); ``tile16.grouped``
-for [G, N, K] stored as one matrix [G*N, K] whose scale grid ignores the groups. In both every
-[N, K] is padded to whole tiles by itself.
+Layouts: ``tile16`` for [.., N, K], each [N, K] a matrix of its own (experts); ``tile16.groupedG``
+for a matrix [G*N, K] whose G groups of rows are multiplied with different vectors: every group is
+padded to whole tiles by itself, the scale grid ignores the groups.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 TILE = 16
-LAYOUTS = ("tile16", "tile16.grouped")
+PLAIN, GROUPED = "tile16", "tile16.grouped"
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,7 @@ def packed_shapes(
     layout: str, codec: str, shape: Sequence[int]
 ) -> tuple[tuple[tuple[int, ...], str], tuple[tuple[int, ...], str] | None]:
     """((codes shape, dtype), (scales shape, dtype) or None) of a packed weight [.., N, K]."""
-    _check(layout, shape)
-    form, (*lead, n, k) = FORMS[codec], shape
+    form, (*lead, n, k) = FORMS[codec], _matrices(layout, shape)
     codes = (*lead, tiles(n), form.steps(k), form.words)
     scales = (*lead, tiles(n), form.groups(k), TILE)
     return (codes, form.dtype), ((scales, "uint8") if form.group else None)
@@ -109,26 +108,25 @@ def pack(
 ) -> tuple[Array, Array | None]:
     """Pack a weight, or a part of one: a range of leading indices, or rows in multiples of 16.
 
-    Packed parts follow each other in memory, so large weights are packed piece by piece.
+    Packed parts follow each other in memory, so large weights are packed piece by piece (grouped
+    ones, which are small, are not).
 
     Args:
         codes: as shipped, logical shape `shape` = [.., N, K]: f32 or f16 or bf16 words (any dtype
             of that width), e4m3 bytes, or for fp4 bytes [.., N, K/2] with the even k in the low
-            nibble. ``tile16.grouped`` also takes [G*N, ..].
-        scales: ue8m0 bytes. fp4: [.., N, K/32]. fp8: [.., ceil(N/128), ceil(K/128)] for ``tile16``,
-            [ceil(G*N/128), ceil(K/128)] for ``tile16.grouped``.
+            nibble.
+        scales: ue8m0 bytes, [.., N, K/32] for fp4 and [.., ceil(N/128), ceil(K/128)] for fp8.
         shape: logical shape of what is given.
         first_row: row of the whole stored matrix that codes[.., 0, :] is. `scales` then still
             belongs to the whole matrix for fp8 (its grid does not follow the rows), and to the
             given rows for fp4.
     """
-    _check(layout, shape)
-    form, (*lead, n, k) = FORMS[codec], shape
+    form, (*lead, n, k) = FORMS[codec], _matrices(layout, shape)
     codes = codes.reshape(*lead, n, -1)
     word = np.dtype(form.dtype)
     elements = _nibbles(codes) if form.step == 8 else codes.view(word)
-    if elements.shape != tuple(shape):
-        raise ValueError(f"codes {elements.shape} do not have the shape {tuple(shape)}")
+    if elements.shape != (*lead, n, k):
+        raise ValueError(f"codes {elements.shape} do not have the shape {(*lead, n, k)}")
     nt, padded = tiles(n), form.steps(k) * form.step
     full = np.zeros((*lead, nt * TILE, padded), word)
     full[..., :n, :k] = elements
@@ -149,9 +147,11 @@ def pack(
 def unpack(
     layout: str, codes: Array, scales: Array | None, codec: str, shape: Sequence[int]
 ) -> tuple[Array, Array | None]:
-    """(codes, scales) again, one code per element [.., N, K] and one scale per row and group."""
-    _check(layout, shape)
-    form, (*lead, n, k) = FORMS[codec], shape
+    """(codes, scales) again, one code per element [.., N, K] and one scale per row and group.
+
+    With groups the result is [G, N, K].
+    """
+    form, (*lead, n, k) = FORMS[codec], _matrices(layout, shape)
     blocks = _deinterleave(codes) if form.step == 8 else codes.reshape(*codes.shape[:-1], TILE, -1)
     nt = tiles(n)
     elements = np.swapaxes(blocks, -3, -2).reshape(*lead, nt * TILE, -1)[..., :n, :k]
@@ -160,11 +160,22 @@ def unpack(
     return elements, np.swapaxes(scales, -1, -2).reshape(*lead, nt * TILE, -1)[..., :n, :]
 
 
-def _check(layout: str, shape: Sequence[int]) -> None:
-    if layout not in LAYOUTS:
-        raise ValueError(f"unknown layout {layout!r}, known: {', '.join(LAYOUTS)}")
-    if layout == "tile16.grouped" and len(shape) != 3:
-        raise ValueError(f"layout {layout} needs a shape (groups, rows, columns), not {shape}")
+def grouped(groups: int) -> str:
+    """The layout for `groups` groups of rows."""
+    return f"{GROUPED}{groups}"
+
+
+def _matrices(layout: str, shape: Sequence[int]) -> tuple[int, ...]:
+    """[.., N, K] as the tiles see it: [G, N, K] with groups."""
+    if layout == PLAIN:
+        return tuple(shape)
+    groups = layout.removeprefix(GROUPED)
+    if groups == layout or not groups.isdigit():
+        raise ValueError(f"unknown layout {layout!r}, known: {PLAIN}, {GROUPED}<groups>")
+    rows, k = shape
+    if rows % int(groups):
+        raise ValueError(f"layout {layout} does not divide {rows} rows")
+    return int(groups), rows // int(groups), k
 
 
 def _row_scales(
@@ -173,7 +184,7 @@ def _row_scales(
     """One scale per row and group: a row takes the scales of the grid row it lies in."""
     if form.grid == 1:
         return scales.reshape(*lead, n, -1)
-    if layout == "tile16.grouped":
+    if layout != PLAIN:
         rows = first_row + np.arange(lead[0] * n).reshape(lead[0], n)
         return scales[rows // form.grid]
     return scales[..., (first_row + np.arange(n)) // form.grid, :]

@@ -8,10 +8,11 @@ from typing import Any
 from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.tvm_bridge import T, prim_func
 from firstlight.targets.cpu.kernels.gemv import gemv_tile, x_copies
-from firstlight.targets.cpu.kernels.layouts import TILE
-from firstlight.targets.cpu.kernels.micro import Expr, Weight, load, store
+from firstlight.targets.cpu.kernels.layouts import PLAIN, TILE, grouped
+from firstlight.targets.cpu.kernels.micro import Weight
 from firstlight.targets.cpu.kernels.panel import panel_work
 from firstlight.targets.cpu.kernels.schedule import parallel_by_bytes
+from firstlight.targets.cpu.kernels.vecmath import Expr, get, put
 
 
 def linears(
@@ -26,17 +27,17 @@ def linears(
         lanes: f32 per vector, 8 or 16.
     """
     weights = [Weight(codec, 1, n, k) for n, codec in segments]
-    return _kernel(name, weights, 1, k, tokens, lanes, "tile16")
+    return _kernel(name, weights, 1, k, tokens, lanes, PLAIN)
 
 
 def group_linear(
     name: str, groups: int, n: int, k: int, codec: str, tokens: int, lanes: int
 ) -> Kernel:
-    """x [S, G, K], weight [G, N, K] stored as one matrix [G*N, K] -> y [S, G, N].
+    """x [S, G, K], weight [G*N, K] whose rows g*N.. belong to group g -> y [S, G, N].
 
     Arguments as in `linears`.
     """
-    return _kernel(name, [Weight(codec, groups, n, k)], groups, k, tokens, lanes, "tile16.grouped")
+    return _kernel(name, [Weight(codec, groups, n, k)], groups, k, tokens, lanes, grouped(groups))
 
 
 def _kernel(
@@ -87,7 +88,7 @@ def _matrix(
 ) -> None:  # fmt: skip
     def segment(weight: Weight, y: Any) -> tuple[int, int, Any]:
         def finish(r: Expr, group: Expr, tile: Expr, part: Any, column: int) -> None:
-            values = [load(part, r, column + h, lanes=lanes) for h in range(0, TILE, lanes)]
+            values = [get(part, r, column + h, lanes=lanes) for h in range(0, TILE, lanes)]
             store_rows(y, r, group * weight.n, tile, weight.n, values, lanes)
 
         return panel_work(x, weight, groups, count, tokens, lanes, finish)
@@ -104,13 +105,13 @@ def store_rows(
 
     def whole() -> None:
         for h, value in zip(range(0, TILE, lanes), values, strict=True):
-            old = load(y, row, column + h, lanes=lanes)
-            store(y, old + value if add else value, row, column + h, lanes=lanes)
+            old = get(y, row, column + h, lanes=lanes)
+            put(y, old + value if add else value, row, column + h, lanes=lanes)
 
     def last() -> None:
         cells = T.alloc_buffer((TILE,), "float32")
         for h, value in zip(range(0, TILE, lanes), values, strict=True):
-            store(cells, value, h, lanes=lanes)
+            put(cells, value, h, lanes=lanes)
         with T.serial(n % TILE) as i:
             value = y[row, column + i] + cells[i] if add else cells[i]
             T.buffer_store(y, value, [row, column + i])

@@ -1,4 +1,4 @@
-"""Vector helpers and weight decoders: what the weight-streaming kernels are made of.
+"""Weight decoders: what the weight-streaming kernels are made of.
 
 All functions here run while a kernel is built (``tvm_bridge.prim_func``) and return expressions or
 emit statements. `lanes` is the number of f32 in a vector: 8 (AVX2) or 16 (AVX-512); a 16-row weight
@@ -13,86 +13,19 @@ from typing import Any
 
 from firstlight.codegen.tvm_bridge import T
 from firstlight.targets.cpu.kernels.layouts import FORMS, TILE, Form, tiles
-
-Expr = Any
-"""A TIR expression or a Python number."""
+from firstlight.targets.cpu.kernels.vecmath import Cell, Expr, get, sigmoid, spread, wide
 
 
-def ramp(base: Expr, lanes: int) -> Expr:
-    """`lanes` consecutive indices."""
-    return T.ramp(base, 1, lanes)
-
-
-def f32(value: float, lanes: int) -> Expr:
-    """A constant vector."""
-    return T.broadcast(T.float32(value), lanes)
-
-
-def load(buffer: Any, *index: Expr, lanes: int) -> Expr:
-    """`lanes` consecutive elements from `index` on."""
-    return buffer[(*index[:-1], ramp(index[-1], lanes))]
-
-
-def store(buffer: Any, value: Expr, *index: Expr, lanes: int) -> None:
-    """Write a vector to consecutive elements."""
-    T.buffer_store(buffer, value, [*index[:-1], ramp(index[-1], lanes)])
-
-
-class Vector:
-    """A vector variable, kept in a register."""
-
-    def __init__(self, lanes: int, dtype: str = "float32") -> None:
-        self._lanes, self._cell = lanes, T.alloc_buffer((lanes,), dtype)
-
-    @property
-    def value(self) -> Expr:
-        """The current value."""
-        return load(self._cell, 0, lanes=self._lanes)
-
-    @value.setter
-    def value(self, new: Expr) -> None:
-        store(self._cell, new, 0, lanes=self._lanes)
-
-
-def vectors(count: int, lanes: int) -> list[Vector]:
-    """`count` vectors of zeros."""
-    made = [Vector(lanes) for _ in range(count)]
-    for vector in made:
-        vector.value = f32(0.0, lanes)
-    return made
-
-
-def total(values: Sequence[Expr]) -> Expr:
-    """Sum as a balanced tree."""
-    if len(values) == 1:
-        return values[0]
-    half = len(values) // 2
-    return total(values[:half]) + total(values[half:])
-
-
-def exp(x: Expr, lanes: int) -> Expr:
-    """e**x by 2**n p(f), |f| <= 1/2; relative error 2e-7. 0 below -88, infinity above 88.7.
-
-    libm has no vector form that TVM could call, and a scalar one costs ten times as much.
-    """
-    z = T.bind(T.min(T.max(x * f32(1.4426950408889634, lanes), f32(-127.0, lanes)),
-                     f32(127.99, lanes)))  # fmt: skip
-    n = T.bind(T.nearbyint(z))
-    f = T.bind(z - n)
-    p = f32(1.535336188319500e-4, lanes)
-    for c in (1.339887440266574e-3, 9.618437357674640e-3, 5.550332471162809e-2,
-              0.2402264791363012, 0.6931472028550421, 1.0):  # fmt: skip
-        p = p * f + f32(c, lanes)
-    exponent = T.Cast(f"int32x{lanes}", n) + T.broadcast(T.int32(127), lanes)
-    two_n = T.shift_left(exponent, T.broadcast(T.int32(23), lanes))
-    return p * T.reinterpret(f"float32x{lanes}", two_n)
+def zeros(count: int, lanes: int) -> list[Cell]:
+    """`count` vectors of zeros, kept in registers."""
+    return [Cell(spread(0.0, lanes), lanes) for _ in range(count)]
 
 
 def swiglu(gate: Expr, up: Expr, limit: float, lanes: int) -> Expr:
     """silu(min(gate, L)) * clamp(up, -L, L)  (spec 4.11)."""
-    gate = T.bind(T.min(gate, f32(limit, lanes)))
-    up = T.max(T.min(up, f32(limit, lanes)), f32(-limit, lanes))
-    return gate / (f32(1.0, lanes) + exp(f32(0.0, lanes) - gate, lanes)) * up
+    gate = T.bind(T.min(gate, spread(limit, lanes)))
+    up = T.max(T.min(up, spread(limit, lanes)), spread(-limit, lanes))
+    return gate * sigmoid(gate, lanes) * up
 
 
 # ---- decoders: one block of a weight tile -> f32 vectors
@@ -104,7 +37,7 @@ class Micro:
 
     Attributes:
         form: the packed form.
-        decode: (load function, lanes) -> vectors[half][k] of one block; `load(offset, n)` reads n
+        decode: (load function, lanes) -> vectors[half][k] of one block; `get(offset, n)` reads n
             elements of the block.
         unit: decoded values are the weights times this power of two.
     """
@@ -271,17 +204,17 @@ class Weight:
 
         Also fetches the block that will be due in a while; it may lie behind the last tile.
         """
-        base = (T.Cast("int64", tile) * self.steps + T.Cast("int64", step)) * self.form.words
+        base = (wide(tile) * self.steps + wide(step)) * self.form.words
         ahead = self._codes[base + AHEAD // self.form.block_bytes * self.form.words]
         T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", T.address_of(ahead), 0, 3, 1))
         return self.micro.decode(
-            lambda offset, n: load(self._codes, base + offset, lanes=n), lanes
+            lambda offset, n: get(self._codes, base + offset, lanes=n), lanes
         )
 
     def scale(self, tile: Expr, group: Expr, half: int, lanes: int) -> Expr:
         """2**(byte - 127) of `lanes` rows, byte 0 included: 2**-127 is a subnormal float32."""
-        base = (T.Cast("int64", tile) * self.groups + T.Cast("int64", group)) * TILE
-        row = load(self._scales, base + half * lanes, lanes=lanes)
+        base = (wide(tile) * self.groups + wide(group)) * TILE
+        row = get(self._scales, base + half * lanes, lanes=lanes)
         bits = T.shift_left(T.Cast(f"int32x{lanes}", row), T.broadcast(T.int32(23), lanes))
         bits = T.max(bits, T.broadcast(T.int32(0x00400000), lanes))
         return T.reinterpret(f"float32x{lanes}", bits)

@@ -14,7 +14,8 @@ from typing import Any
 
 from firstlight.codegen.tvm_bridge import T
 from firstlight.targets.cpu.kernels.layouts import TILE
-from firstlight.targets.cpu.kernels.micro import Expr, Weight, f32, load, store, vectors
+from firstlight.targets.cpu.kernels.micro import Weight, zeros
+from firstlight.targets.cpu.kernels.vecmath import Expr, get, put, spread
 
 ROWS = 6
 """Token rows of a register tile."""
@@ -78,9 +79,9 @@ def _register_tile(
     block: Expr, k: int, lanes: int,
 ) -> None:  # fmt: skip
     across = range(0, width, lanes)
-    sums = [vectors(len(across), lanes) for _ in rows]
+    sums = [zeros(len(across), lanes) for _ in rows]
     with T.serial(T.min(DEPTH, k - block * DEPTH)) as kk:
-        ws = [T.bind(load(panel, kk, column + j, lanes=lanes)) for j in across]
+        ws = [T.bind(get(panel, kk, column + j, lanes=lanes)) for j in across]
         for r, line in zip(rows, sums, strict=True):
             scalar = T.bind(T.broadcast(x[r, block * DEPTH + kk], lanes))
             for cell, w in zip(line, ws, strict=True):
@@ -89,10 +90,10 @@ def _register_tile(
     with T.If(block > 0), T.Then():
         for i, line in enumerate(sums):
             for cell, j in zip(line, across, strict=True):
-                cell.value = cell.value + load(part, m * ROWS + i, column + j, lanes=lanes)
+                cell.value = cell.value + get(part, m * ROWS + i, column + j, lanes=lanes)
     for i, line in enumerate(sums):
         for cell, j in zip(line, across, strict=True):
-            store(part, cell.value, m * ROWS + i, column + j, lanes=lanes)
+            put(part, cell.value, m * ROWS + i, column + j, lanes=lanes)
 
 
 def _decode(strip: Strip, block: Expr, panel: Any, column: int, lanes: int) -> None:
@@ -109,11 +110,11 @@ def _decode(strip: Strip, block: Expr, panel: Any, column: int, lanes: int) -> N
                     scale = T.bind(weight.scale(tile, group, half, lanes))
                 for k, value in enumerate(values):
                     if weight.micro.unit != 1.0:  # before the scale: it may be 2**-127
-                        value = value * f32(1.0 / weight.micro.unit, lanes)
+                        value = value * spread(1.0 / weight.micro.unit, lanes)
                     if form.group:
                         value = value * scale
                     at = column + t * TILE + half * lanes
-                    store(panel, value, s * form.step + k, at, lanes=lanes)
+                    put(panel, value, s * form.step + k, at, lanes=lanes)
 
 
 def panel_work(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from firstlight.codegen.tvm_bridge import T
-from firstlight.targets.cpu.kernels.micro import Expr
+from firstlight.targets.cpu.kernels.vecmath import Expr
 
 UNIT = 64
 """Costs are counted in units of 64 bytes, so that products with chunk numbers stay in 32 bits."""
