@@ -280,14 +280,12 @@ def _generate(
 @_json_option
 def inspect_command(path: Path, graph: Path | None, as_json: bool) -> None:
     """Say what an artifact or a checkpoint folder holds; no weights are read."""
-    from firstlight.inspection import inspect_path
+    from firstlight.inspection import checkpoint_graph, inspect_path
 
     document = inspect_path(path)
     if graph is not None:
         with _compiler("inspect --graph"):
-            from firstlight.codegen.graph import checkpoint_dot
-
-            graph.write_text(checkpoint_dot(path), encoding="utf-8")
+            graph.write_text(checkpoint_graph(path), encoding="utf-8")
     _emit(document, as_json)
 
 

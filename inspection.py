@@ -132,6 +132,24 @@ def inspect_checkpoint(path: Path) -> dict[str, Any]:
     }
 
 
+def checkpoint_graph(path: Path) -> str:
+    """A checkpoint's fused module in Graphviz' dot language. Raises F705 for an artifact."""
+    if (path / "manifest.json").is_file():
+        raise FirstlightError(
+            "F705",
+            "an artifact has no graph",
+            where=str(path),
+            why="it holds a flat list of kernel calls; the graph is the compiler's",
+            try_="firstlight inspect CHECKPOINT --graph OUT.dot",
+        )
+    from firstlight.codegen.graph import module_dot
+    from firstlight.frontend.checkpoint import read_checkpoint
+    from firstlight.frontend.model import trace_checkpoint
+    from firstlight.passes import PIPELINE, run_pipeline
+
+    return module_dot(run_pipeline(trace_checkpoint(read_checkpoint(path)), PIPELINE))
+
+
 def inspect_machine() -> dict[str, Any]:
     """CPU, memory, disk, limits, tools and package versions of this machine."""
     from firstlight import __version__
