@@ -1,0 +1,88 @@
+"""One generic kernel per op: a composite is its decomposition, lowered into one function."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from firstlight.codegen.generic.emitter import Emitter
+from firstlight.codegen.generic.function import lower_function
+from firstlight.codegen.generic.recipe import State, Tensor
+from firstlight.codegen.generic.scalars import DTYPES
+from firstlight.codegen.generic.storage import pointer_types, state_operand, tensor_operand
+from firstlight.codegen.kernel import Kernel
+from firstlight.codegen.tvm_bridge import T, prim_func
+from firstlight.ir.core import Function, Module, Op, Value
+from firstlight.ir.decompose import decompose, ordered
+from firstlight.ir.registry import lookup
+from firstlight.ir.types import StateType, TensorType
+
+
+def generic_kernel(name: str, op: Op, module: Module, context: int = 0) -> Kernel:
+    """The kernel of any op but `call`, correct on every chip.
+
+    Args:
+        name: symbol of the kernel.
+        op: its operand and result types are specialised: B = 1, S a number or the symbol S.
+        module: where a `repeat` finds its callee.
+        context: the number behind the symbol C. State types keep it symbolic (capacity C // ratio),
+            so ops that read or append entries need it.
+
+    Parameters and layouts are as `Kernel` describes them; all weights are as the checkpoint has
+    them. Raises F401 for an op that cannot be lowered and F402 for an unknown size.
+    """
+    alone = _alone(op, module)
+    function = alone["main"]
+    tensors = [v for v in function.results if isinstance(v.type, TensorType)]
+    pointers = _pointers(op, tensors)
+    sizes = {"B": 1} | ({"C": context} if context else {})
+
+    def body(*parameters: Any) -> None:
+        *given, tokens = parameters
+        e = Emitter(tokens, sizes, alone)
+        args = []
+        for arg in function.args:
+            count = len(pointer_types(arg.type))
+            args.append(_operand(e, arg, given[:count]))
+            given = given[count:]
+        outs = iter([T.decl_buffer(e.extents(v.type) or (1,), DTYPES[v.type.dtype], data=p)
+                     for v, p in zip(tensors, given, strict=True)])
+        buffers = [next(outs) if isinstance(v.type, TensorType) else None
+                   for v in function.results]
+        lower_function(e, function, args, buffers)
+
+    return Kernel(name, prim_func(name, pointers, body), (None,) * len(op.operands))
+
+
+def _alone(op: Op, module: Module) -> Module:
+    """A module whose only op is `op`, down to primitives, with the functions it applies."""
+    args = tuple(Value(v.type, v.loc) for v in op.operands)
+    results = tuple(Value(v.type, v.loc) for v in op.results)
+    main = Function("main", args, (Op(op.name, args, op.attrs, results, op.loc),), results)
+    callees = {}
+    if "callee" in op.attrs:
+        callees = {f.name: f for f in _reachable(module, str(op.attrs["callee"]))}
+    return decompose(Module({**callees, "main": main}))
+
+
+def _reachable(module: Module, name: str) -> list[Function]:
+    names = [name]
+    for found in names:
+        names += [str(o.attrs["callee"]) for o in module[found].ops
+                  if "callee" in o.attrs and o.attrs["callee"] not in names]
+    return list(ordered(Module({n: module[n] for n in names})))
+
+
+def _pointers(op: Op, results: Sequence[Value]) -> list[tuple[str, str]]:
+    """(name, element type) of each pointer parameter."""
+    pointers = []
+    for label, value in zip(lookup(op.name).bind(len(op.operands)), op.operands, strict=True):
+        codes, *scales = pointer_types(value.type)
+        pointers += [(label, codes), *((f"{label}_scales", s) for s in scales)]
+    return pointers + [(f"out{i}", DTYPES[v.type.dtype]) for i, v in enumerate(results)]
+
+
+def _operand(e: Emitter, arg: Value, pointers: Sequence[Any]) -> Tensor | State:
+    if isinstance(arg.type, StateType):
+        return state_operand(arg.type, e.extent(arg.type.capacity), pointers[0])
+    return tensor_operand(arg.type, e.extents(arg.type), pointers)

@@ -1,0 +1,120 @@
+"""Reading operands from memory: plain tensors, and weights in every codec as the checkpoint has them.
+
+Decoding uses integers and powers of two only: it is exact for subnormal codes and for the scales
+2^-127 .. 2^127, also where a chip flushes subnormal floats of its own (a scale of 2^-127 excepted).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from firstlight.codegen.generic.recipe import Expr, Read, State, Tensor
+from firstlight.codegen.generic.scalars import DTYPES, load, power_of_two
+from firstlight.codegen.tvm_bridge import T
+from firstlight.ir import codecs, dims
+from firstlight.ir.types import BLOCK_FP8, GROUP_FP4, StateType, TensorType, Type
+
+SLOTS = 1 << 20
+"""More slots than any state has. How many there are is not a kernel's business."""
+WIDE = 1 << 31
+"""Weights of so many elements (stacked experts) are indexed with 64 bits."""
+CODES = {"f32": "float32", "i32": "int32", "bf16": "uint16", "f16": "float16", "i64": "int64",
+         BLOCK_FP8: "uint8", GROUP_FP4: "uint8"}
+SCALED = (BLOCK_FP8, GROUP_FP4)
+
+
+def pointer_types(type_: Type) -> list[str]:
+    """Element types of the pointers that stand for an operand: codes, and scales if it has any."""
+    if isinstance(type_, StateType):
+        return ["float32"]
+    if not type_.codec:
+        return [DTYPES[type_.dtype]]
+    return [CODES[type_.codec]] + ["uint8"] * (type_.codec in SCALED)
+
+
+def state_operand(type_: StateType, capacity: Expr, pointer: Expr) -> State:
+    """A state's memory, [slots, rows, width] float32."""
+    shape = (T.int64(SLOTS), capacity, type_.width)
+    return State(type_, T.decl_buffer(shape, "float32", data=pointer))
+
+
+def tensor_operand(type_: TensorType, extents: Sequence[Expr],
+                   pointers: Sequence[Expr]) -> Tensor:
+    """An operand as the function of its index, decoded."""
+    codec = type_.codec
+    if not codec or codec in DTYPES:
+        buffer = T.decl_buffer(tuple(extents) or (1,), DTYPES[type_.dtype], data=pointers[0])
+        read: Read = lambda *index: load(buffer, index, type_.dtype)
+    elif codec == BLOCK_FP8:
+        read = _read_fp8(extents, pointers)
+    elif codec == GROUP_FP4:
+        read = _read_fp4(extents, pointers)
+    else:
+        buffer = T.decl_buffer(tuple(extents), CODES[codec], data=pointers[0])
+        read = lambda *index: _decode_plain(buffer[index], codec)
+    if all(isinstance(d, int) for d in type_.shape) and dims.product(type_.shape) >= WIDE:
+        narrow = read
+        read = lambda first, *rest: narrow(T.Cast("int64", first), *rest)
+    return Tensor(type_.plain, read)
+
+
+def _decode_plain(code: Expr, codec: str) -> Expr:
+    if codec == "bf16":
+        return T.reinterpret("float32", T.shift_left(T.Cast("uint32", code), T.uint32(16)))
+    return T.Cast("int32" if codec == "i64" else "float32", code)
+
+
+def _read_fp8(extents: Sequence[Expr], pointers: Sequence[Expr]) -> Read:
+    *lead, n, k = extents
+    block = codecs.FP8_BLOCK
+    codes = T.decl_buffer((*lead, n, k), "uint8", data=pointers[0])
+    grid = (*lead, -(-n // block), -(-k // block))
+    scales = T.decl_buffer(grid, "uint8", data=pointers[1])
+
+    def read(*index: Expr) -> Expr:
+        *stack, row, column = index
+        return decode_e4m3(codes[index]) * decode_e8m0(
+            scales[(*stack, row // block, column // block)])
+
+    return read
+
+
+def _read_fp4(extents: Sequence[Expr], pointers: Sequence[Expr]) -> Read:
+    *lead, k = extents
+    group = codecs.FP4_GROUP
+    codes = T.decl_buffer((*lead, k // 2), "uint8", data=pointers[0])
+    scales = T.decl_buffer((*lead, k // group), "uint8", data=pointers[1])
+
+    def read(*index: Expr) -> Expr:
+        *row, column = index
+        nibble = T.shift_right(T.Cast("int32", codes[(*row, column // 2)]), column % 2 * 4)
+        return decode_e2m1(nibble) * decode_e8m0(scales[(*row, column // group)])
+
+    return read
+
+
+def decode_e4m3(code: Expr) -> Expr:
+    """Value of an e4m3fn code: (8 + m) 2^(e-10), or m 2^-9 where e = 0; 0x7F and 0xFF are NaN."""
+    code = T.Cast("int32", code)
+    exponent, fraction = T.bitwise_and(code >> 3, T.int32(15)), T.bitwise_and(code, T.int32(7))
+    whole = T.Select(exponent > 0, fraction + 8, fraction)
+    size = T.Cast("float32", whole) * power_of_two(T.max(exponent, T.int32(1)) - 10)
+    size = T.Select(T.EQ(T.bitwise_and(code, T.int32(127)), T.int32(127)),
+                    T.float32(float("nan")), size)
+    return T.Select(code > 127, -size, size)
+
+
+def decode_e2m1(code: Expr) -> Expr:
+    """Value of the low four bits: (2 + m) 2^(e-2), or m / 2 where e = 0."""
+    exponent, fraction = T.bitwise_and(code >> 1, T.int32(3)), T.bitwise_and(code, T.int32(1))
+    whole = T.Select(exponent > 0, T.shift_left(fraction + 2, T.max(exponent - 1, T.int32(0))),
+                     fraction)
+    size = T.Cast("float32", whole) * T.float32(0.5)
+    return T.Select(T.bitwise_and(code, T.int32(8)) > 0, -size, size)
+
+
+def decode_e8m0(code: Expr) -> Expr:
+    """2^(code - 127); code 0 is the subnormal 2^-127, 255 is NaN."""
+    code = T.Cast("int32", code)
+    pattern = T.Select(code > 0, T.shift_left(code, T.int32(23)), T.int32(1 << 22))
+    return T.Select(code < 255, T.reinterpret("float32", pattern), T.float32(float("nan")))
