@@ -117,8 +117,8 @@ def parse_config(raw: Mapping[str, Any], where: str = "config.json") -> ModelCon
     f = Fields(raw, where)
     model_type = f.get("model_type", REQUIRED)
     if model_type not in MODEL_TYPES:
-        raise FirstlightError("F102", f"model_type {str(model_type)[:60]!r} is not supported", where=where,
-                              why="supported are " + ", ".join(MODEL_TYPES),
+        raise FirstlightError("F102", f"model_type {str(model_type)[:60]!r} is not supported",
+                              where=where, why="supported are " + ", ".join(MODEL_TYPES),
                               try_="a DeepSeek-V4 checkpoint")
     for name, value in (("num_key_value_heads", 1), ("n_shared_experts", 1),
                         ("scoring_func", "sqrtsoftplus"), ("topk_method", "noaux_tc"),
