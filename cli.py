@@ -22,6 +22,7 @@ import click
 from firstlight import __version__
 from firstlight.console import Progress, render, size
 from firstlight.runtime.errors import FirstlightError
+from firstlight.targets import COMPILER_PACKAGES
 
 if TYPE_CHECKING:
     from firstlight.codegen.compile import CompileOptions
@@ -37,7 +38,6 @@ Exit status:
   130  interrupted by Ctrl+C
   141  the reader of our output went away
 """
-_COMPILER = {"tvm", "tvm_ffi", "networkx", "ml_dtypes"}
 _FOLDER = click.Path(path_type=Path)
 
 
@@ -124,7 +124,7 @@ def _compiler(command: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
-        if missing not in _COMPILER:
+        if missing not in COMPILER_PACKAGES:
             raise
         raise FirstlightError(
             "F701",

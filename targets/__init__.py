@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from firstlight.codegen.target import Target
 
 GROUP = "firstlight.targets"
+COMPILER_PACKAGES = frozenset({"tvm", "tvm_ffi", "networkx", "ml_dtypes"})
+"""What the extra [compile] brings, by import name."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def available(entries: Iterable[EntryPoint] | None = None) -> Registry:
             named = {target.name: target for target in brought}
             families[entry.name] = getattr(module, "detect", None) or _only(entry, brought)
         except Exception as error:  # whatever a stranger's module raises, the others still work
-            broken[entry.name] = f"{entry.value}: {type(error).__name__}: {error}"
+            broken[entry.name] = _why(entry, error)
             continue
         for name, target in named.items():
             if name in targets:
@@ -91,6 +93,13 @@ def _only(entry: EntryPoint, brought: tuple[Target, ...]) -> Callable[[], Target
     if not brought:
         raise ValueError(f"{entry.value}.TARGETS is empty")
     return lambda: brought[0]
+
+
+def _why(entry: EntryPoint, error: Exception) -> str:
+    """One line on why an entry does not load; a missing compiler is the user's to mend."""
+    if isinstance(error, ModuleNotFoundError) and error.name in COMPILER_PACKAGES:
+        return f"the compiler is not installed ({error}): pip install 'firstlight[compile]'"
+    return f"{entry.value}: {type(error).__name__}: {error}"
 
 
 def _twice(name: str, one: str, other: str) -> FirstlightError:
