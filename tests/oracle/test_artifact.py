@@ -17,10 +17,10 @@ def test_every_route_gives_the_logits_of_transformers(case, tmp_path):
     """Whole prefill, chunkings, token by token; then save, restore and fork, bit for bit."""
     drawn = draw(case)
     folder = drawn.write(tmp_path / "checkpoint")
-    model = ArtifactBackend(tmp_path).open(folder, case.context, case.chunk)
-    assert not verdict(measure(model, drawn), case)
-    for cut in (1, len(drawn.ids) // 2):
-        _copies_go_on_bit_for_bit(model, drawn.ids, cut, tmp_path / f"session_{cut}")
+    with ArtifactBackend(tmp_path).open(folder, case.context, case.chunk) as model:
+        assert not verdict(measure(model, drawn), case)
+        for cut in (1, len(drawn.ids) // 2):
+            _copies_go_on_bit_for_bit(model, drawn.ids, cut, tmp_path / f"session_{cut}")
 
 
 def _copies_go_on_bit_for_bit(model, ids, cut, path):
