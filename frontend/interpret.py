@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from firstlight.frontend.checkpoint import Checkpoint, read_checkpoint
-from firstlight.frontend.model import trace_checkpoint
+from firstlight.frontend.model import trace_model, weight_types
 from firstlight.ir import dims, interpreter
 from firstlight.ir.core import Module
 from firstlight.ir.types import StateType
@@ -25,7 +25,7 @@ class InterpreterModel:
                  numerics: str = "float", module: Module | None = None) -> None:
         if not isinstance(checkpoint, Checkpoint):
             checkpoint = read_checkpoint(checkpoint)
-        self.module = module or trace_checkpoint(checkpoint, numerics)
+        self.module = module or trace_model(checkpoint.config, weight_types(checkpoint), numerics)
         self.context = context
         self.vocab_size = checkpoint.config.vocab_size
         self.args = self.module["score"].args

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from firstlight.frontend.checkpoint import Checkpoint
+from firstlight.frontend.checkpoint import Checkpoint, expected_tensors
+from firstlight.frontend.config import ModelConfig
 from firstlight.frontend.models import MODELS
 from firstlight.ir.core import Module
 from firstlight.ir.types import TensorType
@@ -14,7 +15,13 @@ def weight_types(checkpoint: Checkpoint) -> dict[str, TensorType]:
             for name, ref in checkpoint.tensors.items()}
 
 
-def trace_checkpoint(checkpoint: Checkpoint, numerics: str = "float") -> Module:
-    """The module of a checkpoint's model, primitives only."""
-    build = MODELS[checkpoint.config.model_type]
-    return build(checkpoint.config, weight_types(checkpoint), numerics)
+def config_types(config: ModelConfig) -> dict[str, TensorType]:
+    """The same from the config alone, with the codecs of the released checkpoints."""
+    return {name: TensorType(e.shape, "i32" if e.codec in ("i64", "i32") else "f32", e.codec)
+            for name, e in expected_tensors(config).items()}
+
+
+def trace_model(config: ModelConfig, types: dict[str, TensorType],
+                numerics: str = "float") -> Module:
+    """The module of a model, primitives only."""
+    return MODELS[config.model_type](config, types, numerics)

@@ -99,10 +99,12 @@ def _fold(function: Function, module: Module) -> Function:
 
 
 def _foldable(op: Op) -> bool:
-    types = [v.type for v in op.results]
-    return len(types) == 1 and isinstance(types[0], TensorType) and all(
-        isinstance(d, int) for d in types[0].shape
-    ) and op.name not in ("call", "repeat") and dims.product(types[0].shape) <= FOLD_LIMIT
+    type_ = op.results[0].type
+    if op.name in ("call", "repeat") or len(op.results) > 1 or not isinstance(type_, TensorType):
+        return False
+    flat = [d for a in op.attrs.values() for d in (a if isinstance(a, tuple) else (a,))]
+    return (not any(isinstance(d, Dim) for d in (*flat, *type_.shape))
+            and dims.product(type_.shape) <= FOLD_LIMIT)
 
 
 def _constant(builder: Builder, array: np.ndarray[tuple[int, ...], np.dtype[np.generic]],

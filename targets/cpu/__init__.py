@@ -1,1 +1,64 @@
-"""The CPU family: x86-64 by feature level."""
+"""The CPU family: x86-64 by feature level, `--target cpu` picks the one of this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from firstlight.codegen.kernel import Kernel
+from firstlight.codegen.target import Target
+from firstlight.codegen.tvm_bridge import build_object, versions
+from firstlight.passes.capabilities import Capabilities
+from firstlight.runtime import cpu
+from firstlight.runtime.errors import FirstlightError
+from firstlight.targets.cpu.overrides import FACTORIES, overrides
+from firstlight.targets.cpu.packer import TilePacker
+from firstlight.targets.cpu.toolchain import link
+
+# What each level of the x86-64 psABI adds, in the spelling of /proc/cpuinfo.
+V3 = ("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe")
+V4 = (*V3, "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl")
+
+
+def _target(level: str, features: tuple[str, ...], lanes: int) -> Target:
+    march = f"x86-64-{level}"
+
+    def build(kernels: Mapping[str, Kernel], folder: Path) -> Sequence[Path]:
+        code = folder / "code"
+        code.mkdir()
+        functions = {name: kernel.func for name, kernel in kernels.items()}
+        # LLVM spills 512-bit vectors unless it is told that they are welcome
+        options = {"mcpu": march, "vector-width": 32 * lanes}
+        built = build_object(functions, options, code / "kernels.o")
+        link([built], code / "model.so", march)
+        built.unlink()
+        return [code / "model.so"]
+
+    return Target(
+        name=f"cpu-{march}",
+        summary=f"x86-64 CPUs with {'AVX-512' if level == 'v4' else 'AVX2 and FMA'}",
+        tier="A",
+        capabilities=Capabilities(native=frozenset(FACTORIES), vector_bytes=4 * lanes),
+        requires={"arch": "x86_64", "features": sorted(features)},
+        build=build,
+        launcher="cpu",
+        overrides=overrides(lanes),
+        packer=TilePacker(),
+        versions=versions,
+    )
+
+
+TARGETS = (_target("v3", V3, 8), _target("v4", V4, 16))
+
+
+def detect() -> Target:
+    """The best target of this machine."""
+    have = cpu.features()
+    for target in reversed(TARGETS):
+        if cpu.architecture() == "x86_64" and have.issuperset(target.requires["features"]):
+            return target
+    raise FirstlightError(
+        "F432", "no CPU target fits this machine", where="--target cpu",
+        why=f"it is {cpu.architecture()}, and the targets need x86-64 with AVX2 and FMA",
+        try_="--target cpu-x86-64-v3 to compile for another machine",
+    )

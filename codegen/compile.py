@@ -1,0 +1,183 @@
+"""The compiler driver: checkpoint folder in, artifact folder out."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from firstlight import __version__
+from firstlight.codegen.artifact import artifact_folder, file_records, write_json, write_manifest
+from firstlight.codegen.program import ProgramWriter
+from firstlight.codegen.select import KernelSet
+from firstlight.codegen.target import Target
+from firstlight.codegen.weights import write_weights
+from firstlight.ir.core import Module, census
+from firstlight.ir.types import StateType, TensorType
+from firstlight.passes import PIPELINE, run_pipeline
+from firstlight.passes.plan_memory import Plan, PlanMemory
+from firstlight.passes.specialize import Specialize
+from firstlight.runtime.errors import FirstlightError
+
+DEFAULT_CONTEXT = 32768
+DEFAULT_CHUNK = 256
+INPUTS = ("pos", "slot", "last", "tokens")
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """What the command line can choose; None means the default."""
+
+    target: str = "cpu"
+    context: int | None = None
+    chunk: int | None = None
+    numerics: str = "float"
+    kernels: str = "default"
+    pipeline: str | None = None
+    dump_ir: Path | None = None
+    threads: int | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """A model on its way to a target: the fused module and the limits."""
+
+    module: Module
+    fused: Module
+    target: Target
+    context: int
+    chunk: int
+    pipeline: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of the artifact: which function, how many tokens at most, which logits."""
+
+    name: str
+    function: str
+    tokens: int
+    every_row: bool
+
+
+def _entries(chunk: int) -> tuple[Entry, ...]:
+    return (Entry("decode", "score", 1, True), Entry("prefill", "prefill", chunk, False),
+            Entry("score", "score", chunk, True))
+
+
+def prepare(module: Module, max_positions: int, target: Target, options: CompileOptions) -> Job:
+    """Check the options against the model and run the passes."""
+    limit = max_positions
+    context = options.context or min(limit, DEFAULT_CONTEXT)
+    chunk = options.chunk or min(DEFAULT_CHUNK, context)
+    for name, value, most in (("context", context, limit), ("chunk", chunk, context)):
+        if not 1 <= value <= most:
+            raise FirstlightError(
+                "F402", f"--{name} {value} is out of range", where=f"--{name}",
+                why=f"it must lie between 1 and {most}", try_=f"--{name} {min(most, 256)}",
+            )
+    if options.kernels not in ("default", "generic"):
+        raise FirstlightError(
+            "F402", f"--kernels {options.kernels} is not known", where="--kernels",
+            why="there are `default` and `generic`", try_="--kernels default",
+        )
+    pipeline = PIPELINE if options.pipeline is None else options.pipeline
+    fused = run_pipeline(module, pipeline, dump_dir=options.dump_ir)
+    return Job(module, fused, target, context, chunk, pipeline)
+
+
+def plans(job: Job) -> Iterator[tuple[Entry, Module, Plan, dict[str, int], int]]:
+    """(entry, specialised module, plan, input offsets, logits offset) of every entry."""
+    offsets, base = {}, 0
+    for name in INPUTS:
+        offsets[name] = base
+        base += 64 if name != "tokens" else -(-4 * job.chunk // 64) * 64
+    for entry in _entries(job.chunk):
+        tokens = entry.tokens if entry.tokens == 1 else 0
+        module = Specialize(entry=entry.function, tokens=tokens, context=job.context).run(job.fused)
+        function = module[entry.function]
+        logits = function.results[0].type
+        assert isinstance(logits, TensorType)
+        size = -(-logits.nbytes({"S": entry.tokens}) // 64) * 64
+        names = {v.loc for v in function.args}
+        inputs = {n: o for n, o in offsets.items() if n in names}
+        plan = PlanMemory({"S": entry.tokens}).plan(module, entry.function, inputs, base,
+                                                    base + size)
+        yield entry, module, plan, inputs, base
+
+
+def state_plan(module: Module, context: int) -> dict[str, Any]:
+    """The `state` section of a manifest."""
+    tensors, offset, per_token = [], 0, 0.0
+    for value in module["score"].args:
+        if not isinstance(value.type, StateType):
+            continue
+        kind, size = value.type, value.type.nbytes(context)
+        tensors.append({"name": value.loc, "kind": kind.kind, "rows": size // (4 * kind.width),
+                        "ratio": kind.ratio, "width": kind.width, "offset": offset, "bytes": size})
+        offset += -(-size // 64) * 64
+        per_token += 4 * kind.width / kind.ratio if kind.kind == "entries" else 0
+    return {"bytes": offset, "bytes_per_token": per_token, "tensors": tensors}
+
+
+def compile_module(job: Job, sources: Mapping[str, Any], out: Path, options: CompileOptions,
+                   model: Mapping[str, Any], copies: Mapping[str, Path],
+                   provenance: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+    """Write the artifact of a prepared job.
+
+    Args:
+        sources: weights by name (`firstlight.codegen.weights.Source`).
+        model: the manifest's `model` section.
+        copies: files to copy, by their name in the artifact.
+    """
+    state = state_plan(job.fused, job.context)
+    kernels = KernelSet(job.target, options.kernels == "generic")
+    program = ProgramWriter(kernels, {t["name"]: t["offset"] for t in state["tensors"]})
+    for done, (entry, module, plan, inputs, logits) in enumerate(plans(job)):
+        progress("plan", done, 3)
+        program.add(entry.name, plan, module, entry.tokens, inputs, logits, entry.every_row,
+                    model["vocab_size"])
+    with artifact_folder(out, options.force) as folder:
+        progress("kernels", 0, len(kernels.kernels))
+        job.target.build(kernels.kernels, folder)
+        progress("kernels", len(kernels.kernels), len(kernels.kernels))
+        weights = write_weights(folder, list(program.stored), sources, program.constants,
+                                program.types, job.target.packer,
+                                lambda done, total: progress("weights", done, total))
+        write_json(folder / "program.json", program.document())
+        for name, path in copies.items():
+            shutil.copyfile(path, folder / name)
+        report = _report(job, kernels, program, state)
+        write_json(folder / "report.json", report)
+        write_manifest(folder, {
+            "schema": 1, "kind": "firstlight-artifact", "name": model["name"],
+            "created_by": {"firstlight": __version__, **job.target.versions()},
+            "target": {"name": job.target.name, "launcher": job.target.launcher,
+                       "requires": dict(job.target.requires)},
+            "model": dict(model), "limits": {"context": job.context, "chunk": job.chunk},
+            "numerics": options.numerics, "kernels": options.kernels, "state": state,
+            "files": file_records(folder, weights),
+            "provenance": {"ir_hash": job.module.hash, "fused_hash": job.fused.hash,
+                           "pipeline": job.pipeline, **provenance},
+        })
+    return {**report, "out": str(out),
+            "weight_bytes": sum(w.bytes for w in weights.values())}
+
+
+def _report(job: Job, kernels: KernelSet, program: ProgramWriter,
+            state: Mapping[str, Any]) -> dict[str, Any]:
+    document = program.document()
+    return {
+        "target": job.target.name, "context": job.context, "chunk": job.chunk,
+        "ops": {f.name: census(f) for f in job.fused},
+        "kernels": {"count": len(kernels.kernels), "overrides": len(kernels.native),
+                    "generic": sorted({s.rsplit("_", 1)[0] for s in kernels.kernels
+                                       if s not in kernels.native})},
+        "steps": {name: len(e["steps"]) for name, e in document["entries"].items()},
+        "arena_bytes": program.arena_bytes, "state_bytes": state["bytes"],
+        "state_bytes_per_token": state["bytes_per_token"],
+    }

@@ -1,0 +1,99 @@
+"""From plans to `program.json`: flat lists of kernel calls whose arguments are words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from firstlight.codegen.select import KernelSet
+from firstlight.ir.core import Module
+from firstlight.ir.types import BLOCK_FP8, GROUP_FP4, StateType, TensorType
+from firstlight.passes.plan_memory import Place, Plan, Step
+
+SCALED = (BLOCK_FP8, GROUP_FP4)
+
+
+@dataclass(frozen=True, order=True)
+class Stored:
+    """A weight in one packed layout ("" = as shipped): what an artifact holds."""
+
+    weight: str
+    layout: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of the (codes) tensor in the weight file."""
+        return f"{self.weight}@{self.layout}" if self.layout else self.weight
+
+    @property
+    def file(self) -> str:
+        """The weight file: one for each layer, one for the rest."""
+        head, _, rest = self.weight.partition(".")
+        group = f"{head}.{rest.split('.')[0]}" if head == "layers" else "global"
+        return f"weights/{group}.safetensors"
+
+
+@dataclass
+class ProgramWriter:
+    """Collects the entries of one artifact."""
+
+    kernels: KernelSet
+    state_offsets: Mapping[str, int]
+    types: dict[str, TensorType] = field(default_factory=dict)
+    constants: dict[str, Any] = field(default_factory=dict)
+    stored: dict[Stored, None] = field(default_factory=dict)
+    _pointers: dict[tuple[str, str], int] = field(default_factory=dict)
+    _symbols: dict[str, int] = field(default_factory=dict)
+    _entries: dict[str, Any] = field(default_factory=dict)
+    arena_bytes: int = 0
+
+    def add(self, name: str, plan: Plan, module: Module, tokens: int, inputs: Mapping[str, int],
+            logits: int, every_row: bool, vocab: int) -> None:
+        """Add an entry; offsets are arena bytes, `tokens` the most tokens of a call."""
+        steps = [self._step(step, module, tokens) for step in plan.steps]
+        self.constants.update(plan.constants)
+        self.arena_bytes = max(self.arena_bytes, plan.arena_bytes)
+        rows: int | str = ("S" if tokens > 1 else 1) if every_row else 1
+        shapes: dict[str, list[int | str]] = {"tokens": ["S" if tokens > 1 else 1]}
+        self._entries[name] = {
+            "max_tokens": tokens,
+            "inputs": {n: {"offset": o, "shape": shapes.get(n, [1])} for n, o in inputs.items()},
+            "outputs": {"logits": {"offset": logits, "shape": [rows, vocab]}},
+            "steps": steps,
+        }
+
+    def document(self) -> dict[str, Any]:
+        """The content of program.json."""
+        return {"schema": 1, "arena_bytes": self.arena_bytes, "kernels": list(self._symbols),
+                "weights": [list(p) for p in self._pointers], "entries": self._entries}
+
+    def _step(self, step: Step, module: Module, tokens: int) -> list[Any]:
+        kernel = self.kernels.kernel(step.op, module, tokens)
+        words: list[str] = []
+        for place, value, layout in zip(step.operands, step.op.operands, kernel.layouts,
+                                        strict=True):
+            if place.kind in ("weight", "constant"):
+                assert isinstance(value.type, TensorType)
+                words += self._weight(place.name, value.type, layout or "")
+            else:
+                words.append(self._word(place))
+        words += [self._word(place) for place, value in zip(step.results, step.op.results,
+                                                            strict=True)
+                  if not isinstance(value.type, StateType)]
+        return [self._symbols.setdefault(kernel.name, len(self._symbols)), [*words, "t"]]
+
+    def _word(self, place: Place) -> str:
+        if place.kind == "state":
+            return f"s:{self.state_offsets[place.name]}"
+        assert place.kind == "arena"
+        return f"a:{place.offset}"
+
+    def _weight(self, name: str, type_: TensorType, layout: str) -> list[str]:
+        stored = Stored(name, layout)
+        # views (a reshaped vector) are stored under the shape of the first use; bytes are the same
+        self.stored.setdefault(stored)
+        self.types.setdefault(name, type_)
+        names = [stored.name, *([f"{stored.name}.scales"] if type_.codec in SCALED else [])]
+        return [f"w:{self._pointers.setdefault((stored.file, n), len(self._pointers))}"
+                for n in names]

@@ -1,0 +1,45 @@
+"""Choosing a kernel for each op: the target's override where it fits, else the generic one."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+from firstlight.codegen.kernel import Kernel
+from firstlight.codegen.target import Target
+from firstlight.ir.core import Module, Op
+from firstlight.ir.printer import print_function, print_op
+
+
+@dataclass
+class KernelSet:
+    """The kernels of one artifact; equal ops (types and attributes) share one."""
+
+    target: Target
+    generic_only: bool = False
+    kernels: dict[str, Kernel] = field(default_factory=dict)
+    native: set[str] = field(default_factory=set)
+
+    def kernel(self, op: Op, module: Module, tokens: int) -> Kernel:
+        """The kernel of `op`; `tokens` is the largest number of tokens of a call."""
+        symbol = self.symbol(op, module)
+        if symbol not in self.kernels:
+            self.kernels[symbol] = self._make(symbol, op, module, tokens)
+        return self.kernels[symbol]
+
+    def symbol(self, op: Op, module: Module) -> str:
+        """A name that equal ops share: the op and a hash of its text."""
+        text = print_op(op, locs=False)
+        if "callee" in op.attrs:
+            text += print_function(module[str(op.attrs["callee"])], locs=False)
+        return f"{op.name}_{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+    def _make(self, symbol: str, op: Op, module: Module, tokens: int) -> Kernel:
+        from firstlight.codegen.generic import generic_kernel
+
+        override = None if self.generic_only else self.target.overrides.get(op.name)
+        kernel = override(symbol, op, tokens) if override else None
+        if kernel is not None:
+            self.native.add(symbol)
+            return kernel
+        return generic_kernel(symbol, op, module)

@@ -1,0 +1,125 @@
+"""Writing weights: packed piece by piece as they are read, so memory does not grow with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from firstlight.codegen.program import SCALED, Stored
+from firstlight.codegen.target import ArraySpec, Packer
+from firstlight.ir.types import TensorType
+from firstlight.runtime.safetensors import SafetensorsWriter, TensorPlan, Written
+
+Array = NDArray[Any]
+PIECE_BYTES = 16 << 20
+ROW_TILE = 128
+DTYPES = {"uint8": "U8", "uint16": "U16", "float32": "F32", "int32": "I32", "int64": "I64",
+          "float16": "F16", "bool": "BOOL"}
+SHIPPED = {"f32": "float32", "bf16": "uint16", "f16": "uint16", "i32": "int32", "i64": "int64",
+           "fp8e4m3/128x128:ue8m0": "uint8", "fp4e2m1/32:ue8m0": "uint8"}
+
+
+class Source(Protocol):
+    """A weight as its checkpoint holds it."""
+
+    shape: tuple[int, ...]
+    codec: str
+
+    def pieces(self, rows: int) -> Iterator[tuple[int, Array, Array | None]]:
+        """(first row, codes, scales) of at most `rows` rows of one matrix at a time.
+
+        fp8 scales are always those of the whole matrix, whose grid does not follow the rows.
+        """
+        ...
+
+
+def write_weights(folder: Path, stored: Sequence[Stored], sources: Mapping[str, Source],
+                  constants: Mapping[str, Array], types: Mapping[str, TensorType],
+                  packer: Packer | None, progress: Callable[[int, int], None]
+                  ) -> dict[str, Written]:
+    """Write every weight file of an artifact; returns what was written by file name.
+
+    Args:
+        folder: the artifact's folder.
+        stored: weights and layouts, `constants` among them.
+        progress: called with bytes written and bytes in all.
+    """
+    files: dict[str, list[Stored]] = {}
+    for item in sorted(stored):
+        files.setdefault(item.file, []).append(item)
+    plans = {item: _plan(item, sources, constants, types, packer) for item in sorted(stored)}
+    total = sum(p.nbytes for plan in plans.values() for p in plan)
+    done, written = 0, {}
+    for name, items in sorted(files.items()):
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        with SafetensorsWriter(path, [p for item in items for p in plans[item]]) as out:
+            for item in items:
+                _write(out, item, plans[item], sources, constants, packer)
+                done += sum(p.nbytes for p in plans[item])
+                progress(done, total)
+        assert out.written is not None
+        written[name] = out.written
+    return written
+
+
+def _plan(item: Stored, sources: Mapping[str, Source], constants: Mapping[str, Array],
+          types: Mapping[str, TensorType], packer: Packer | None) -> list[TensorPlan]:
+    if item.weight in constants:
+        array = constants[item.weight]
+        return [TensorPlan(item.name, DTYPES[str(array.dtype)], array.shape)]
+    source = sources[item.weight]
+    codes, scales = packed_specs(item.layout, source.codec, source.shape, packer)
+    plans = [TensorPlan(item.name, DTYPES[codes[1]], codes[0])]
+    if scales is not None:
+        plans.append(TensorPlan(f"{item.name}.scales", DTYPES[scales[1]], scales[0]))
+    return plans
+
+
+def packed_specs(layout: str, codec: str, shape: Sequence[int],
+                 packer: Packer | None) -> tuple[ArraySpec, ArraySpec | None]:
+    """Shapes and dtypes of a stored weight, without reading it."""
+    if layout:
+        assert packer is not None
+        return packer.shapes(layout, codec, shape)
+    *lead, cols = shape
+    if codec not in SCALED:
+        return (tuple(shape), SHIPPED[codec]), None
+    *lead, rows = lead
+    if codec.startswith("fp4"):
+        return ((*lead, rows, cols // 2), "uint8"), ((*lead, rows, cols // 32), "uint8")
+    grid = (*lead, -(-rows // 128), -(-cols // 128))
+    return (tuple(shape), "uint8"), (grid, "uint8")
+
+
+def _write(out: SafetensorsWriter, item: Stored, plan: list[TensorPlan],
+           sources: Mapping[str, Source], constants: Mapping[str, Array],
+           packer: Packer | None) -> None:
+    if item.weight in constants:
+        out.write(item.name, constants[item.weight])
+        return
+    source, scales_kept = sources[item.weight], list[Array]()
+
+    def pieces() -> Iterator[Array]:
+        """Codes one after the other; scales (a thirtieth of the bytes) wait for their turn."""
+        columns = source.shape[-1] if source.shape else 1
+        rows = max(1, PIECE_BYTES // (4 * columns) // ROW_TILE) * ROW_TILE
+        whole = ".grouped" in item.layout
+        for first, codes, scales in source.pieces(1 << 62 if whole else rows):
+            if item.layout:
+                assert packer is not None
+                codes, scales = packer.pack(item.layout, codes, scales, source.codec,
+                                            (len(codes), columns), first)
+                if scales is not None:
+                    scales_kept.append(scales)
+            elif scales is not None and (source.codec.startswith("fp4") or first == 0):
+                scales_kept.append(np.ascontiguousarray(scales))
+            yield codes
+
+    out.write(item.name, pieces())
+    if len(plan) > 1:
+        out.write(f"{item.name}.scales", iter(scales_kept))

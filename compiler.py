@@ -1,0 +1,166 @@
+"""The whole road: a checkpoint folder in, an artifact folder out.
+
+Beside the command line this is the one place that knows every package: the frontend reads and
+traces, the passes fuse, the code generator and the target write.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from firstlight import targets
+from firstlight.codegen.compile import CompileOptions, compile_module, plans, prepare, state_plan
+from firstlight.frontend.checkpoint import (
+    Checkpoint,
+    StackedRef,
+    WeightRef,
+    read_checkpoint,
+    read_config,
+)
+from firstlight.frontend.config import ModelConfig
+from firstlight.frontend.model import config_types, trace_model, weight_types
+from firstlight.ir.core import census
+from firstlight.ir.registry import TABLE
+from firstlight.runtime.errors import FirstlightError
+
+__all__ = ["CompileOptions", "compile_checkpoint", "plan_checkpoint"]
+
+COPIED = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+Progress = Callable[[str, int, int], None]
+
+
+def _quiet(stage: str, done: int, total: int) -> None:
+    pass
+
+
+def compile_checkpoint(checkpoint: Path | str, out: Path | str,
+                       options: CompileOptions | None = None,
+                       progress: Progress = _quiet) -> dict[str, Any]:
+    """Compile a checkpoint folder for one target.
+
+    Args:
+        out: the artifact's folder; it must not exist (or be an artifact, with options.force).
+        progress: called with a stage and how much of it is done.
+
+    Returns the report. Raises FirstlightError; nothing is left behind then.
+    """
+    options = options or CompileOptions()
+    target = targets.find(options.target)
+    _refuse_numerics(options)
+    progress("read", 0, 1)
+    source = read_checkpoint(checkpoint)
+    progress("trace", 0, 1)
+    module = trace_model(source.config, weight_types(source))
+    progress("passes", 0, 1)
+    job = prepare(module, source.config.max_position_embeddings, target, options)
+    sources = {name: _Pieces(ref) for name, ref in source.tensors.items()}
+    copies = {n: source.path / n for n in COPIED if (source.path / n).is_file()}
+    return compile_module(job, sources, Path(out), options, _model_section(source.config, source),
+                          copies, _provenance(source), progress)
+
+
+def plan_checkpoint(checkpoint: Path | str,
+                    options: CompileOptions | None = None) -> dict[str, Any]:
+    """The dry run: what would be compiled, and every byte it would need. Reads no weight.
+
+    A folder with nothing but config.json is enough; codecs are then those of the release.
+    """
+    options = options or CompileOptions()
+    target = targets.find(options.target)
+    _refuse_numerics(options)
+    path = Path(checkpoint)
+    if path.is_dir() and any(path.glob("*.safetensors")):
+        source = read_checkpoint(path)
+        config, types = source.config, weight_types(source)
+    else:
+        config = read_config(path)
+        types = config_types(config)
+    job = prepare(trace_model(config, types), config.max_position_embeddings, target, options)
+    ops: dict[str, int] = {}
+    calls = census(job.fused)
+    arena = {}
+    for entry, _, plan, _, _ in plans(job):
+        arena[entry.name] = plan.arena_bytes
+        if entry.name == "decode":
+            for step in plan.steps:
+                ops[step.op.name] = ops.get(step.op.name, 0) + 1
+    state = state_plan(job.fused, job.context)
+    native = job.target.capabilities.native if options.kernels == "default" else frozenset()
+    return {
+        "target": target.name, "context": job.context, "chunk": job.chunk,
+        "functions": {f.name: census(f) for f in job.fused}, "calls": calls.get("call", 0),
+        "ops": {name: {"count": n, "how": "native" if name in native else "generic"}
+                for name, n in sorted(ops.items())},
+        "missing": sorted(n for n in ops if n not in TABLE),
+        "weight_bytes": sum(t.nbytes() for t in types.values()),
+        "state_bytes": state["bytes"], "state_bytes_per_token": state["bytes_per_token"],
+        "arena_bytes": max(arena.values()),
+    }
+
+
+def _refuse_numerics(options: CompileOptions) -> None:
+    if options.numerics != "float":
+        raise FirstlightError(
+            "F403", f"numerics '{options.numerics}' cannot be compiled yet", where="--numerics",
+            why="compiled kernels compute in float32; `released` exists in the interpreter only",
+            try_="--numerics float",
+        )
+
+
+def _model_section(config: ModelConfig, source: Checkpoint) -> dict[str, Any]:
+    eos = config.eos_token_ids
+    generation = source.generation_config or {}
+    if "eos_token_id" in generation:
+        ids = generation["eos_token_id"]
+        eos = tuple(ids) if isinstance(ids, list) else (ids,)
+    return {
+        "name": source.path.resolve().name, "model_type": config.model_type,
+        "vocab_size": config.vocab_size, "bos_token_id": config.bos_token_id,
+        "eos_token_ids": [i for i in eos if isinstance(i, int)],
+        "layers": config.num_hidden_layers, "hidden_size": config.hidden_size,
+        "max_position_embeddings": config.max_position_embeddings,
+    }
+
+
+def _provenance(source: Checkpoint) -> dict[str, Any]:
+    """What was compiled. Shards are named by size: hashing 865 GB would double the compile."""
+    return {
+        "shards": {name: size for name, size in source.shards},
+        "config": json.loads(json.dumps(dict(source.raw_config))),
+        "left_aside": len(source.ignored),
+    }
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """A checkpoint weight as the artifact writer reads it: one matrix, some rows at a time."""
+
+    ref: WeightRef | StackedRef
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.ref.shape)
+
+    @property
+    def codec(self) -> str:
+        return self.ref.codec
+
+    def pieces(self, rows: int) -> Iterator[tuple[int, NDArray[Any], NDArray[Any] | None]]:
+        """(first row, codes, scales); fp8 scales are those of the whole matrix."""
+        matrices = self.ref if isinstance(self.ref, StackedRef) else (self.ref,)
+        for matrix in matrices:
+            total = matrix.shape[0] if matrix.shape else 1
+            fp8 = matrix.codec.startswith("fp8")
+            matrix.will_need()
+            for first in range(0, total, rows):
+                part = slice(first, min(total, first + rows))
+                yield (first, matrix.codes(part),
+                       matrix.scales() if fp8 else matrix.scales(part))
+            matrix.release()
+
