@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -49,7 +50,8 @@ class _Stored(NamedTuple):
 
 def read_config(path: str | Path) -> ModelConfig:
     """The configuration of a checkpoint folder (or of a config.json); needs no weights."""
-    return _read_config(Path(path))[0]
+    with _system_errors(path):
+        return _read_config(Path(path))[0]
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
@@ -58,15 +60,26 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     Only headers are read. Errors: F100-F106 config, F110-F115 files, F116 missing, F117
     unexpected, F118 shape, F119 dtype, F12x a file itself, F130 scales.
     """
-    folder = Path(path).parent if Path(path).is_file() else Path(path)
-    config, raw = _read_config(folder)
-    stored, ignored, shards = _open(folder, find_shards(folder))
-    tensors = _Matcher(folder, config, stored).match()
-    tokenizer, generation = folder / "tokenizer.json", folder / "generation_config.json"
-    return Checkpoint(
-        folder, config, raw, tensors, ignored, shards,
-        tokenizer if tokenizer.is_file() else None,
-        read_json(generation, "F101") if generation.is_file() else None)
+    with _system_errors(path):
+        folder = Path(path).parent if Path(path).is_file() else Path(path)
+        config, raw = _read_config(folder)
+        stored, ignored, shards = _open(folder, find_shards(folder))
+        tensors = _Matcher(folder, config, stored).match()
+        tokenizer, generation = folder / "tokenizer.json", folder / "generation_config.json"
+        return Checkpoint(
+            folder, config, raw, tensors, ignored, shards,
+            tokenizer if tokenizer.is_file() else None,
+            read_json(generation, "F101") if generation.is_file() else None)
+
+
+@contextmanager
+def _system_errors(path: str | Path) -> Iterator[None]:
+    """No permission, a name too long, a disk that fails: said in the same four lines."""
+    try:
+        yield
+    except OSError as e:
+        _refuse("F100", "the checkpoint cannot be read", str(e.filename or path)[:500],
+                e.strerror or str(e), "check path and permissions")
 
 
 def _read_config(path: Path) -> tuple[ModelConfig, dict[str, Any]]:

@@ -75,7 +75,7 @@ def _check_place(folder: Path, name: str) -> None:
     if name.endswith(PICKLED):
         _no_weights(folder)
     path = folder / name
-    if not _SHARD.fullmatch(name):
+    if len(name) > 255 or not _SHARD.fullmatch(name):
         _outside(folder, name, "a shard is named by a plain relative path")
     try:
         real, home = path.resolve(), folder.resolve()

@@ -102,8 +102,9 @@ def test_rope_check_values_of_the_specification() -> None:
     np.testing.assert_allclose(plain, 10000.0 ** (-np.arange(32) / 32), rtol=3e-7)
 
 
-@pytest.mark.parametrize("scaling", [None, {"type": "yarn"}, {"rope_type": "yarn"}, {"type": "default"},
-                                     {"type": "yarn", "attention_factor": 1.0, "mscale": 1.0}])
+@pytest.mark.parametrize("scaling", [
+    None, {"type": "yarn"}, {"rope_type": "yarn"}, {"type": "default"},
+    {"type": "yarn", "attention_factor": 1.0, "mscale": 1.0}])
 def test_yarn_on_and_off(scaling: dict[str, Any] | None) -> None:
     more = {"factor": 4, "original_max_position_embeddings": 64}
     given = scaling and (scaling | more)
@@ -215,7 +216,7 @@ def test_unreadable_config_files(tmp_path: Path, text: str | None, code: str) ->
 
 
 def test_path_that_is_no_folder(tmp_path: Path) -> None:
-    for path in (tmp_path / "absent", "deepseek-ai/DeepSeek-V4-Flash"):
+    for path in (tmp_path / "absent", "deepseek-ai/DeepSeek-V4-Flash", "x" * 10_000, "\0"):
         with pytest.raises(FirstlightError) as caught:
             read_config(path)
         assert caught.value.code == "F100"

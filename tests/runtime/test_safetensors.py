@@ -35,9 +35,12 @@ def entry(dtype: str = "U8", shape: Any = (4,), offsets: Any = (0, 4), **more: A
 
 def test_reads_what_the_package_writes(tmp_path: Path) -> None:
     arrays = {
-        "f": np.arange(6, dtype=np.float32).reshape(2, 3), "h": np.ones(5, np.float16),
-        "i": np.arange(4, dtype=np.int64), "b": np.array([True, False]),
-        "empty": np.zeros((0, 7), np.float32), "scalar": np.array(3, np.int32),
+        "f": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "h": np.ones(5, np.float16),
+        "i": np.arange(4, dtype=np.int64),
+        "b": np.array([True, False]),
+        "empty": np.zeros((0, 7), np.float32),
+        "scalar": np.array(3, np.int32),
         "u": np.arange(3, dtype=np.uint8),
     }
     save_file(arrays, tmp_path / "a.safetensors", metadata={"k": "v"})
@@ -143,8 +146,10 @@ BAD = {
     "backwards": ("F123", lambda p: raw_file(p, {"a": entry(offsets=[4, 0])}, b"1234")),
     "size lies": ("F123", lambda p: raw_file(p, {"a": entry(shape=[5])}, b"1234")),
     "hole": ("F124", lambda p: raw_file(p, {"a": entry(offsets=[4, 8])}, b"12345678")),
-    "overlap": ("F124", lambda p: raw_file(
-        p, {"a": entry(), "b": entry(offsets=[2, 6])}, b"123456")),
+    "overlap": (
+        "F124",
+        lambda p: raw_file(p, {"a": entry(), "b": entry(offsets=[2, 6])}, b"123456"),
+    ),
     "shared": ("F124", lambda p: raw_file(p, {"a": entry(), "b": entry()}, b"1234")),
 }
 
@@ -162,7 +167,7 @@ def test_damaged_files_are_refused_quickly(case: str, tmp_path: Path) -> None:
     assert caught.value.where == str(path)
     assert len(str(caught.value).splitlines()) == 4
     assert len(str(caught.value)) < 2000
-    with pytest.raises(safetensors.SafetensorError):      # the package agrees that it is bad
+    with pytest.raises(safetensors.SafetensorError):  # the package agrees that it is bad
         safetensors.safe_open(path, "np")
 
 
@@ -186,7 +191,8 @@ def test_file_that_shrinks_after_opening(tmp_path: Path) -> None:
 
 def test_parse_json_takes_what_is_fine() -> None:
     assert parse_json(b'{"a": [1, 2.5, null, "x"]}', where="w", code="F101") == {
-        "a": [1, 2.5, None, "x"]}
+        "a": [1, 2.5, None, "x"]
+    }
 
 
 def test_unknown_keys_and_formats_without_numpy(tmp_path: Path) -> None:
