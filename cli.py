@@ -25,7 +25,7 @@ from firstlight.runtime.errors import FirstlightError
 from firstlight.targets import COMPILER_PACKAGES
 
 if TYPE_CHECKING:
-    from firstlight.codegen.compile import CompileOptions
+    from firstlight.compiler import CompileOptions
     from firstlight.runtime.model import Model
 
 REFUSED, WRONG_USE, BUG, INTERRUPTED, BROKEN_PIPE = 1, 2, 70, 130, 141
@@ -54,9 +54,13 @@ def main() -> NoReturn:
 def run_command_line(arguments: Sequence[str]) -> int:
     """Run one command line; its exit status, as `STATUSES` lists them. Never raises Exception."""
     try:
-        status = cli.main(list(arguments), prog_name="firstlight", standalone_mode=False)
+        # Not `cli.main`: it has its own idea of what a broken pipe and Ctrl+C mean.
+        with cli.make_context("firstlight", list(arguments)) as context:
+            cli.invoke(context)
         sys.stdout.flush()
-        return status if isinstance(status, int) else 0
+        return 0
+    except click.exceptions.Exit as exit_:
+        return exit_.exit_code
     except click.ClickException as error:
         error.show()
         return WRONG_USE
@@ -163,7 +167,7 @@ def compile_command(
     if out is None and not dry_run:
         raise click.UsageError("Missing option '-o' / '--out' (or give --dry-run).")
     with _compiler("compile"):
-        from firstlight.codegen.compile import (
+        from firstlight.compiler import (
             CompileOptions,
             compile_checkpoint,
             plan_checkpoint,
