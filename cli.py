@@ -163,7 +163,10 @@ def compile_command(
     checkpoint: Path, out: Path | None, dry_run: bool, verbose: bool, quiet: bool, as_json: bool,
     **choices: Any,
 ) -> None:  # fmt: skip
-    """Compile the CHECKPOINT folder for a target into an artifact folder."""
+    """Compile a CHECKPOINT folder.
+
+    The artifact is written under a temporary name and renamed at the end.
+    """
     if out is None and not dry_run:
         raise click.UsageError("Missing option '-o' / '--out' (or give --dry-run).")
     with _compiler("compile"):
@@ -224,7 +227,10 @@ def run_command(
     artifact: Path, prompt: str | None, tokens: list[int] | None, threads: int | None,
     quiet: bool, as_json: bool, **sampling: Any,
 ) -> None:  # fmt: skip
-    """Continue a prompt with the artifact in DIR; the text streams to standard output."""
+    """Continue a prompt with the artifact in DIR.
+
+    The text streams to standard output, timing goes to standard error.
+    """
     if (prompt is None) == (tokens is None):
         raise click.UsageError("Give either --prompt or --tokens.")
     from firstlight.runtime import load
@@ -283,7 +289,10 @@ def _generate(
               help="Write the fused graph of a checkpoint for Graphviz.")
 @_json_option
 def inspect_command(path: Path, graph: Path | None, as_json: bool) -> None:
-    """Say what an artifact or a checkpoint folder holds; no weights are read."""
+    """Describe an artifact or a checkpoint.
+
+    Only the artifact's manifest, or the checkpoint's config and headers, are read.
+    """
     from firstlight.inspection import checkpoint_graph, inspect_path
 
     document = inspect_path(path)
@@ -296,7 +305,10 @@ def inspect_command(path: Path, graph: Path | None, as_json: bool) -> None:
 @cli.command("targets", epilog=STATUSES)
 @_json_option
 def targets_command(as_json: bool) -> None:
-    """List the installed targets, and plug-ins that do not load."""
+    """List the installed targets.
+
+    Plug-ins that do not load are listed with the reason.
+    """
     with _compiler("targets"):
         from firstlight.targets import available
 
@@ -310,7 +322,10 @@ def targets_command(as_json: bool) -> None:
 @cli.command("doctor", epilog=STATUSES)
 @_json_option
 def doctor_command(as_json: bool) -> None:
-    """Say what this machine can do: CPU, memory, disk, linkers, versions."""
+    """Describe this machine.
+
+    CPU, memory, disk, linkers, versions, and which targets' artifacts run here.
+    """
     from firstlight.inspection import inspect_machine
 
     _emit(inspect_machine(), as_json)
@@ -321,7 +336,10 @@ def doctor_command(as_json: bool) -> None:
 @click.option("-q", "--quiet", is_flag=True, help="Print no progress.")
 @_json_option
 def verify_command(artifact: Path, quiet: bool, as_json: bool) -> None:
-    """Hash every file of the artifact in DIR: one changed byte is found."""
+    """Hash every file of an artifact.
+
+    One changed byte is found; the exit status is then 1.
+    """
     from firstlight.runtime.manifest import read_manifest, verify_artifact
 
     total = sum(f.bytes for f in read_manifest(artifact).files)
