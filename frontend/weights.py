@@ -87,10 +87,10 @@ class WeightRef:
         """Start reading ahead: this weight comes next."""
         self.file.will_need(self.data)
 
-    def release(self) -> None:
-        """Give its pages back: this weight will not be read again soon."""
-        self.file.release(self.data)
-        if self.scale is not None and self.scale_file is not None:
+    def release(self, rows: slice = ALL) -> None:
+        """Give its pages (or those of some rows) back: it will not be read again soon."""
+        self.file.release(self._part(self.data, rows))
+        if rows == ALL and self.scale is not None and self.scale_file is not None:
             self.scale_file.release(self.scale)
 
     def _part(self, info: TensorInfo, rows: slice) -> TensorInfo:
