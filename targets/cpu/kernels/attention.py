@@ -14,7 +14,7 @@ depends on the number of threads.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from firstlight.codegen.kernel import Kernel
@@ -58,14 +58,14 @@ class Rows:
         base: start, an int64.
         count: how many rows are attended to.
         row: j -> number of the j-th row; negative for none.
-        start: place of j = 0 in the score table.
+        start: place of j = 0 among the token's rows; a multiple of the tile.
     """
 
     memory: Any
     base: Expr
     count: Expr
     row: Callable[[Expr], Expr]
-    start: int
+    start: Expr = 0
 
 
 @dataclass(frozen=True)
@@ -120,34 +120,34 @@ def hybrid_attention(
         entries_base = T.bind(slot * (capacity * width))
         core = _Core(block, scale, sink, sinks, freqs, pairs, q, o)
 
-        def entry_rows(token: Expr, start: int) -> list[Rows]:
+        def entry_rows(token: Expr) -> list[Rows]:
             if memory is None:
                 return []
             if index is None:
                 count = T.bind(T.min((pos + token + 1) // ratio, capacity))
-                return [Rows(memory, entries_base, count, lambda j: j, start)]
+                return [Rows(memory, entries_base, count, lambda j: j)]
             at = T.bind(wide(token) * k)
             last = Cell(T.int32(0), dtype="int32")
             with T.serial(k) as j:
                 last.value = T.max(last.value, T.Select(index[at + j] >= 0, j + 1, 0))
-            return [Rows(memory, entries_base, T.bind(last.value), lambda j: index[at + j], start)]
+            return [Rows(memory, entries_base, T.bind(last.value), lambda j: index[at + j])]
 
         most = {"none": 0, "all": capacity, "picked": k}[entries]
         own = block.padded(window)
         if decode_only:
             _write_ring(ring, ring_base, kv, pos, 0, window, width, lanes)
-            seen = Rows(ring, ring_base, T.bind(T.min(pos + 1, window)), lambda j: j, 0)
+            seen = Rows(ring, ring_base, T.bind(T.min(pos + 1, window)), lambda j: j)
             scratch = _scratch(block, block.blocks, own + block.padded(most))
-            core.together(scratch, T.int32(0), pos, [seen, *entry_rows(T.int32(0), own)])
+            core.together(scratch, T.int32(0), pos, [seen, *entry_rows(T.int32(0))])
             return
 
         with T.parallel(S) as token:
             old = T.bind(T.max(T.min(pos, window - 1 - token), 0))
             new = T.bind(T.min(token + 1, window))
-            before = Rows(ring, ring_base, old, lambda j: (pos - old + j) % window, 0)
-            chunk = Rows(kv, T.int64(0), new, lambda j: token + 1 - new + j, own)
+            before = Rows(ring, ring_base, old, lambda j: (pos - old + j) % window)
+            chunk = Rows(kv, T.int64(0), new, lambda j: token + 1 - new + j)
             scratch = _scratch(block, 1, 2 * own + block.padded(most))
-            core.alone(scratch, token, pos + token, [before, chunk, *entry_rows(token, 2 * own)])
+            core.alone(scratch, token, pos + token, [before, chunk, *entry_rows(token)])
         with T.parallel(T.min(S, window)) as i:
             token = T.bind(T.max(S - window, 0) + i)
             _write_ring(ring, ring_base, kv, pos + token, token, window, width, lanes)
@@ -193,36 +193,33 @@ class _Core:
 
     def alone(self, scratch: Scratch, token: Expr, t: Expr, sources: Sequence[Rows]) -> None:
         """One token, one block of heads after the other, in one thread."""
-        self._list_rows(scratch, sources)
+        sources, total = self._list_rows(scratch, sources)
         with T.serial(self.block.blocks) as block:
             self._pack(scratch, token, block, 0)
             for source in sources:
                 with T.serial(self._tiles(source)) as tile:
                     self._scores(scratch, 0, source, tile)
             with T.serial(self.block.vectors) as vector:
-                self._softmax(scratch, 0, block, vector, sources)
+                self._softmax(scratch, 0, block, vector, total)
             with T.serial(self._chunks) as chunk:
                 self._mix(scratch, token, 0, block, chunk, sources)
         self._turn_back(token, t)
 
     def together(self, scratch: Scratch, token: Expr, t: Expr, sources: Sequence[Rows]) -> None:
         """One token, each step shared among the threads."""
-        self._list_rows(scratch, sources)
+        sources, total = self._list_rows(scratch, sources)
         blocks, vectors = self.block.blocks, self.block.vectors
         with T.serial(blocks) as block:
             self._pack(scratch, token, block, block)
-        bounds = [T.bind(self._tiles(sources[0]))]
-        for source in sources[1:]:
-            bounds.append(T.bind(bounds[-1] + self._tiles(source)))
-        with T.parallel(bounds[-1]) as tile:
-            for i, source in enumerate(sources):
-                first = bounds[i - 1] if i else 0
-                with T.If(T.And(tile >= first, tile < bounds[i])), T.Then():
+        with T.parallel(total // self.block.tile) as tile:
+            for source in sources:
+                own = T.bind(tile - source.start // self.block.tile)
+                with T.If(T.And(own >= 0, own < self._tiles(source))), T.Then():
                     with T.serial(blocks) as block:
-                        self._scores(scratch, block, source, tile - first)
+                        self._scores(scratch, block, source, own)
         with T.parallel(blocks * vectors) as task:
             block = T.bind(task // vectors)
-            self._softmax(scratch, block, block, task % vectors, sources)
+            self._softmax(scratch, block, block, task % vectors, total)
         with T.parallel(self._chunks * blocks) as task:
             block = T.bind(task // self._chunks)
             self._mix(scratch, token, block, block, T.bind(task % self._chunks), sources)
@@ -235,11 +232,17 @@ class _Core:
     def _tiles(self, source: Rows) -> Expr:
         return ceil_div(source.count, self.block.tile)
 
-    def _list_rows(self, scratch: Scratch, sources: Sequence[Rows]) -> None:
+    def _list_rows(self, scratch: Scratch, sources: Sequence[Rows]) -> tuple[list[Rows], Expr]:
+        """Row numbers of all sources, one after the other; (sources with starts, places)."""
+        placed, start = [], T.int32(0)
         for source in sources:
-            with T.serial(self._tiles(source) * self.block.tile) as j:
+            placed.append(replace(source, start=start))
+            places = T.bind(self._tiles(source) * self.block.tile)
+            with T.serial(places) as j:
                 row = T.if_then_else(j < source.count, source.row(j), -1)
-                put(scratch.rows, row, source.start + j)
+                put(scratch.rows, row, start + j)
+            start = T.bind(start + places)
+        return placed, start
 
     def _pack(self, scratch: Scratch, token: Expr, block: Expr, part: Expr) -> None:
         base = T.bind(wide(token) * (self.block.heads * self.block.width))
@@ -265,10 +268,10 @@ class _Core:
                 put(scratch.scores, value + penalty, at, lanes=lanes)
 
     def _softmax(
-        self, scratch: Scratch, part: Expr, block: Expr, vector: Expr, sources: Sequence[Rows]
+        self, scratch: Scratch, part: Expr, block: Expr, vector: Expr, total: Expr
     ) -> None:
         """Scores -> e**(score - top); the denominator, sink included, goes to `inverse`."""
-        lanes, count, heads = self.block.lanes, self.block.tile, self.block.heads
+        lanes, heads = self.block.lanes, self.block.heads
         staged = T.alloc_buffer((lanes,), "float32")
         with T.serial(lanes) as lane:
             head = T.min(block * self.block.block + vector * lanes + lane, heads - 1)
@@ -277,11 +280,9 @@ class _Core:
         column = T.bind(part * (scratch.places * self.block.block) + vector * lanes)
 
         def visit(step: Callable[[Expr, int], None]) -> None:
-            for source in sources:
-                with T.serial(self._tiles(source)) as tile:
-                    first = column + (source.start + tile * count) * self.block.block
-                    for r in range(count):
-                        step(T.bind(first + r * self.block.block), r % 2)
+            with T.serial(total // 2) as two:  # tiles have even numbers of rows
+                for chain in range(2):
+                    step(T.bind(column + (two * 2 + chain) * self.block.block), chain)
 
         tops = [Cell(sink, lanes) for _ in range(2)]
 
