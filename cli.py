@@ -349,7 +349,7 @@ def verify_command(artifact: Path, quiet: bool, as_json: bool) -> None:
         def read(nbytes: int) -> None:
             nonlocal done
             done += nbytes
-            progress("hash", done >> 20, total >> 20)
+            progress("hash", done, total)
 
         report = verify_artifact(artifact, read)
     _emit({"path": str(artifact), "ok": report.ok, "files": report.files, "bytes": report.bytes,

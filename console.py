@@ -115,18 +115,18 @@ class Progress:
         if self._bars is not None:
             self._bars.update(self._task, completed=done, total=total)
         elif time.monotonic() - self._spoke > _BEAT:
-            self._say(f"{stage}: {done} of {total}")
+            self._say(f"{stage}: {100 * done // max(total, 1)} %")
 
     def __enter__(self) -> Progress:
         if not self._quiet and sys.stderr.isatty():
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+            from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
             from rich.progress import Progress as Bars
 
             self._bars = Bars(
                 TextColumn("{task.description:9}"),
                 BarColumn(),
-                MofNCompleteColumn(),
+                TaskProgressColumn(),
                 TimeElapsedColumn(),
                 console=Console(stderr=True),
             )
