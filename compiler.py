@@ -157,10 +157,8 @@ class _Pieces:
         for matrix in matrices:
             total = matrix.shape[0] if matrix.shape else 1
             fp8 = matrix.codec.startswith("fp8")
-            matrix.will_need()
             for first in range(0, total, rows):
                 part = slice(first, min(total, first + rows))
                 yield (first, matrix.codes(part),
                        matrix.scales() if fp8 else matrix.scales(part))
-            matrix.release()
-
+                matrix.release(part)

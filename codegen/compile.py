@@ -16,7 +16,7 @@ from firstlight.codegen.target import Target
 from firstlight.codegen.weights import write_weights
 from firstlight.ir.core import Module, census
 from firstlight.ir.types import StateType, TensorType
-from firstlight.passes import PIPELINE, run_pipeline
+from firstlight.passes.pipeline import PIPELINE, run_pipeline
 from firstlight.passes.plan_memory import Plan, PlanMemory
 from firstlight.passes.specialize import Specialize
 from firstlight.runtime.errors import FirstlightError

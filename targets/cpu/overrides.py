@@ -15,10 +15,11 @@ from firstlight.targets.cpu.kernels import (
     embedding,
     experts,
     hyper,
-    # index_select,
+    index_select,
     linear,
     norms,
     rope,
+    route,
 )
 from firstlight.targets.cpu.kernels.layouts import FORMS
 
@@ -200,10 +201,30 @@ def _hyper_post(name: str, op: Op, tokens: int, lanes: int) -> Kernel | None:
     return hyper.hyper_post(name, streams=streams, width=width, lanes=lanes)
 
 
+def _route(name: str, op: Op, tokens: int, lanes: int) -> Kernel | None:
+    x, gate, bias = op.operands
+    if not _small(gate, bias):
+        return None
+    return route.route(
+        name, experts=_shape(gate)[0], width=_inner(x)[0], k=op.attrs["k"],
+        scale=op.attrs["scale"], gate=_codec(gate), bias=_codec(bias),
+        decode_only=_tokens(op, tokens) == 1, lanes=lanes)
+
+
+def _route_hash(name: str, op: Op, tokens: int, lanes: int) -> Kernel | None:
+    x, gate, table, _ = op.operands
+    if not _small(gate):
+        return None
+    return route.route_hash(
+        name, experts=_shape(gate)[0], width=_inner(x)[0], k=_shape(table)[1],
+        scale=op.attrs["scale"], gate=_codec(gate), table=_codec(table), lanes=lanes)
+
+
 FACTORIES: dict[str, Factory] = {
     "linear": _linears, "linears": _linears, "group_linear": _group_linear,
     "embedding": _embedding, "expert_ffn": _expert_ffn, "rms_norm": _rms_norm,
     "norm_rope": _norm_rope, "rope": _rope, "compress": _compress,
-    "hybrid_attention": _hybrid_attention,
+    "hybrid_attention": _hybrid_attention, "index_select": _index_select, "route": _route,
+    "route_hash": _route_hash,
     "hyper_pre": _hyper_pre, "hyper_head": _hyper_head, "hyper_post": _hyper_post,
 }
