@@ -24,6 +24,7 @@ class Builder:
         self.args: list[Value] = []
         self.ops: list[Op] = []
         self.loc = ""
+        self.producers: dict[Value, Op] = {}
         self._known: dict[Any, Op] = {}
 
     def arg(self, type_: Type, loc: str = "") -> Value:
@@ -50,6 +51,7 @@ class Builder:
         results = tuple(Value(t, where) for t in infer(name, operands, attrs, self.module, where))
         op = Op(name, operands, dict(sorted(attrs.items())), results, where)
         self._known[key] = op
+        self.producers.update(dict.fromkeys(results, op))
         self.ops.append(op)
         return op
 

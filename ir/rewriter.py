@@ -26,6 +26,10 @@ class Rewriter:
         """The new value of `value`."""
         return self.map[value]
 
+    def definition(self, value: Value) -> Op | None:
+        """The new op that defines the new value of `value`; None for an argument."""
+        return self.builder.producers.get(self.get(value))
+
     def copy(self, op: Op) -> tuple[Value, ...]:
         """Emit `op` again over the new values."""
         operands = [self.get(v) for v in op.operands]
