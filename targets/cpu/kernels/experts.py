@@ -18,11 +18,11 @@ from firstlight.targets.cpu.kernels.layouts import PLAIN, TILE
 from firstlight.targets.cpu.kernels.linear import store_rows
 from firstlight.targets.cpu.kernels.micro import Weight, swiglu, zeros
 from firstlight.targets.cpu.kernels.panel import (
+    STRIP,
     Strip,
     each_tile,
     multiply,
     part_buffer,
-    register_tiles,
 )
 from firstlight.targets.cpu.kernels.schedule import parallel_by_bytes
 from firstlight.targets.cpu.kernels.vecmath import Expr, get, put, spread
@@ -149,7 +149,7 @@ def _matrix(
             lambda r, value, at: put(shared, value, r, at, lanes=lanes),
         )  # fmt: skip
 
-    per = _pair_tiles(w1, lanes)
+    per = _pair_tiles(w1)
     parallel_by_bytes([(-(-s1.tiles // per), (s1.tile_bytes + s3.tile_bytes) * per, shared_up)])
 
     # Neighbours in this loop belong to different experts, so that equal ranges of it are equal work
@@ -208,9 +208,9 @@ class _Groups:
         return T.truncdiv(self.order[place], T.int32(self._chosen))
 
 
-def _pair_tiles(weight: Weight, lanes: int) -> int:
+def _pair_tiles(weight: Weight) -> int:
     """Tiles of gate and as many of up in one strip."""
-    return min(max(1, register_tiles(lanes) // 2), weight.tiles)
+    return min(STRIP // 2, weight.tiles)
 
 
 def _swiglu_strip(
@@ -218,7 +218,7 @@ def _swiglu_strip(
     count: Expr, most: int, limit: float, lanes: int, keep: Callable[[Expr, Expr, Expr], None],
 ) -> None:  # fmt: skip
     """swiglu(gate x, up x) for one strip of rows and `count` tokens; keep(r, vector, column)."""
-    per = _pair_tiles(gate, lanes)
+    per = _pair_tiles(gate)
     first, base = T.bind(strip * per), T.bind(expert * gate.tiles)
     part = part_buffer(most, 2 * per)
     pair = [Strip(w, per, base + first, base + (gate.tiles - 1)) for w in (gate, up)]
@@ -238,7 +238,7 @@ def _down(
     most: int, lanes: int,
 ) -> None:  # fmt: skip
     """y = s2 shared, then += w2[e] routed in the order of experts; a strip of y has one owner."""
-    per = min(register_tiles(lanes), w2.tiles)
+    per = min(STRIP, w2.tiles)
 
     def keep(row: Expr, tile: Expr, part: Any, r: Expr, column: int, add: bool) -> None:
         values = [get(part, r, column + h, lanes=lanes) for h in range(0, TILE, lanes)]

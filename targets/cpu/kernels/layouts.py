@@ -166,16 +166,19 @@ def grouped(groups: int) -> str:
 
 
 def _matrices(layout: str, shape: Sequence[int]) -> tuple[int, ...]:
-    """[.., N, K] as the tiles see it: [G, N, K] with groups."""
+    """[.., N, K] as the tiles see it; with groups [G, N, K], given as that or as [G*N, K]."""
     if layout == PLAIN:
         return tuple(shape)
     groups = layout.removeprefix(GROUPED)
     if groups == layout or not groups.isdigit():
         raise ValueError(f"unknown layout {layout!r}, known: {PLAIN}, {GROUPED}<groups>")
-    rows, k = shape
-    if rows % int(groups):
-        raise ValueError(f"layout {layout} does not divide {rows} rows")
-    return int(groups), rows // int(groups), k
+    *lead, rows, k = shape
+    count = int(groups)
+    if lead == [count]:
+        return tuple(shape)
+    if lead or rows % count:
+        raise ValueError(f"layout {layout} does not fit a weight of shape {tuple(shape)}")
+    return count, rows // count, k
 
 
 def _row_scales(

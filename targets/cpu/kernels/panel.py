@@ -2,8 +2,8 @@
 then register tiles of 6 token rows run over it.
 
     register tile   6 tokens x 16 columns at 256 bits, x 64 at 512 bits: 12 or 24 accumulators
-    panel           f32 [256 k][strip], 16 to 64 KiB
-    part            f32 [tokens][strip], sums over the k blocks so far
+    panel           f32 [128 k][64 columns], 32 KiB
+    part            f32 [tokens][64 columns], sums over the k blocks so far
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ from firstlight.targets.cpu.kernels.vecmath import Expr, get, put, spread
 
 ROWS = 6
 """Token rows of a register tile."""
-DEPTH = 256
-"""Columns of W decoded at a time: a multiple of every codec's scale group."""
-
-
-def register_tiles(lanes: int) -> int:
-    """Weight tiles side by side in a register tile: 32 registers hold four of 512 bits."""
-    return 4 if lanes == 16 else 1
+DEPTH = 128
+"""Columns of W decoded at a time: the largest scale group. It also bounds the chains of additions,
+and so the rounding error."""
+STRIP = 4
+"""Weight tiles decoded together: a register tile's worth at 512 bits; at 256 bits four register
+tiles that read the same x, which then comes from L1 three times out of four."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def multiply(
             column += strip.tiles * TILE
         with T.serial(T.truncdiv(count + (ROWS - 1), T.int32(ROWS))) as m:
             rows = [T.bind(row(T.min(m * ROWS + i, count - 1))) for i in range(ROWS)]
-            tile = min(width, register_tiles(lanes) * TILE)
+            tile = min(width, 4 * TILE if lanes == 16 else TILE)
             with T.serial(width // tile) as c:
                 _register_tile(x, rows, panel, part, m, c * tile, tile, block, k, lanes)
 
@@ -127,7 +126,7 @@ def panel_work(
         x: buffer [S * G, K].
         finish: called with (token r, group, tile of the matrix, part, column of part).
     """
-    per = min(register_tiles(lanes), weight.tiles)
+    per = min(STRIP, weight.tiles)
     n = -(-weight.tiles // per)
 
     def body(index: Expr) -> None:
