@@ -25,7 +25,6 @@ from firstlight.runtime.errors import FirstlightError
 from firstlight.targets import COMPILER_PACKAGES
 
 if TYPE_CHECKING:
-    from firstlight.compiler import CompileOptions
     from firstlight.runtime.model import Model
 
 REFUSED, WRONG_USE, BUG, INTERRUPTED, BROKEN_PIPE = 1, 2, 70, 130, 141

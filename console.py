@@ -30,23 +30,26 @@ def size(nbytes: float) -> str:
 def render(document: Mapping[str, Any]) -> str:
     """A JSON-like document as text: plain values first, then a section for each nested one.
 
-    A list of records becomes a table. Keys that end in "bytes" are printed as sizes.
+    Records of the same fields become a table, counts inside a section one line. Keys that end in
+    "bytes" are printed as sizes.
     """
     return "\n".join(_lines(document, ""))
 
 
 def _lines(document: Mapping[str, Any], indent: str) -> Iterator[str]:
-    flat = {k: v for k, v in document.items() if not _nested(v)}
+    flat = {k: v for k, v in document.items() if not _nested(v) or (indent and _counts(v))}
     width = max((len(_words(k)) for k in flat), default=0) + 2
     for key, value in flat.items():
         yield f"{indent}{_words(key):{width}}{_text(key, value)}".rstrip()
     for key, value in document.items():
-        if not _nested(value):
+        if key in flat:
             continue
         if not indent:
             yield ""
         yield f"{indent}{_words(key)}"
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and _alike(value):
+            yield from _table([{"name": k, **row} for k, row in value.items()], indent + "  ")
+        elif isinstance(value, Mapping):
             yield from _lines(value, indent + "  ")
         else:
             yield from _table(value, indent + "  ")
@@ -57,6 +60,16 @@ def _nested(value: Any) -> bool:
         isinstance(value, Mapping)
         or (isinstance(value, Sequence) and all(isinstance(row, Mapping) for row in value))
     )
+
+
+def _alike(value: Mapping[str, Any]) -> bool:
+    """Whether these are records of the same fields, under names."""
+    rows = list(value.values())
+    return all(isinstance(row, Mapping) and row.keys() == rows[0].keys() for row in rows)
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(type(n) is int for n in value.values())
 
 
 def _table(rows: Sequence[Mapping[str, Any]], indent: str) -> Iterator[str]:
@@ -78,15 +91,17 @@ def _words(key: str) -> str:
 
 
 def _text(key: str, value: Any) -> str:
+    if value is None or value in ((), [], {}):
+        return "-"
     match value:
-        case None | () | [] | {}:
-            return "-"
         case bool():
             return "yes" if value else "no"
         case int() | float() if "bytes" in key:
             return size(value)
         case float():
             return f"{value:.4g}"
+        case dict():
+            return ", ".join(f"{name} {n}" for name, n in value.items())
         case list() | tuple():
             return ", ".join(map(str, value))
     return str(value)

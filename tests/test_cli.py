@@ -357,12 +357,31 @@ def test_compile_refuses(
 
 
 def test_render():
-    document = {"name": "x", "weight_bytes": 13_000_000, "rows": [{"a": 1, "b": "y"}, {"a": 10}],
-                "nested": {"flag": True, "empty": []}}  # fmt: skip
-    assert render(document) == (
-        "name    x\nweight  13.0 MB\n\nrows\n   a  b\n   1  y\n  10\n\n"
-        "nested\n  flag   yes\n  empty  -"
-    )
+    document = {
+        "name": "x",
+        "weight_bytes": 13_000_000,
+        "rows": [{"a": 1, "b": "y"}, {"a": 10}],
+        "nested": {"flag": True, "empty": [], "counts": {"add": 2, "mul": 3}},
+        "named": {"linear": {"count": 7, "how": "native"}, "rope": {"count": 1, "how": "generic"}},
+    }
+    assert render(document) == """\
+name    x
+weight  13.0 MB
+
+rows
+   a  b
+   1  y
+  10
+
+nested
+  flag    yes
+  empty   -
+  counts  add 2, mul 3
+
+named
+  name    count  how
+  linear      7  native
+  rope        1  generic"""
 
 
 def test_sizes():
