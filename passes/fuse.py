@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os.path import commonprefix
 from typing import ClassVar
 
 from firstlight.ir.builder import Builder
@@ -104,17 +105,17 @@ class Replacer:
 
 
 def origin(graph: Graph, match: Match) -> str:
-    """The module path that the ops have in common which only this match uses."""
-    own = [op for op in match.ops
-           if all(v in match.results or match.ops.issuperset(graph.users.get(v, ()))
-                  for v in op.results)]
-    paths = [op.loc.split(".") for op in own]
-    common = paths[0]
-    for path in paths[1:]:
-        shared = next((i for i, (a, b) in enumerate(zip(common, path, strict=False)) if a != b),
-                      min(len(common), len(path)))
-        common = common[:shared]
-    return ".".join(common)
+    """The module path that the ops have in common which the fused op makes unnecessary."""
+    unnecessary: list[Op] = []
+    for op in reversed(graph.function.ops):
+        if op in match.ops and all(
+            v in match.results or all(user in unnecessary for user in graph.users.get(v, ()))
+            for v in op.results
+        ):
+            unnecessary.append(op)
+    # a constant has the path of whatever used it first
+    paths = [op.loc.split(".") for op in unnecessary if op.operands]
+    return ".".join(commonprefix(paths))
 
 
 def drop_uncalled(after: Module, before: Module) -> Module:
