@@ -128,6 +128,7 @@ def read_manifest(directory: Path) -> Manifest:
     Raises F501 if ``directory`` is no artifact, F502 if the manifest is damaged, F503 if a newer
     firstlight wrote it.
     """
+    directory = directory.absolute()  # the current folder may change while a model is loaded
     path = directory / "manifest.json"
     try:
         raw = path.read_bytes()
@@ -231,10 +232,10 @@ def _header_bytes(path: Path) -> int:
 
 
 def _check_digest(path: Path, raw: bytes) -> None:
-    """A manifest may hold its own hash, taken with the hash's 64 digits replaced by zeros."""
+    """A manifest holds its own hash, taken with the hash's 64 digits replaced by zeros."""
     found = _DIGEST.search(raw)
     if found is None:
-        return
+        raise malformed(path, "manifest.json has no digest of itself")
     blank = raw[: found.start(2)] + b"0" * 64 + raw[found.end(2) :]
     if hashlib.sha256(blank).hexdigest().encode() != found[2]:
         raise malformed(path, "manifest.json was changed: it does not match its own digest")

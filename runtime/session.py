@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -177,7 +177,8 @@ class Session:
             logits = self.decode(token)
 
     def _stop_condition(self, stop: Stop | None, ignore_eos: bool) -> StopCondition:
-        given = [] if stop is None else [stop] if isinstance(stop, str | int) else list(stop)
+        many = isinstance(stop, Iterable) and not isinstance(stop, str)
+        given = list(cast(Iterable[str | int], stop)) if many else [] if stop is None else [stop]
         strings = [s for s in given if isinstance(s, str)]
         ids = [int(s) for s in given if not isinstance(s, str) and is_integer(s)]
         if len(strings) + len(ids) != len(given) or not all(strings):

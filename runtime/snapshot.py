@@ -43,9 +43,12 @@ def copy_state(manifest: Manifest, source: Context, target: Context) -> None:
 
 
 def write_snapshot(path: Path, manifest: Manifest, context: Context) -> None:
-    """Write a session to exactly ``path``: whole or not at all. Raises F640 if it cannot."""
+    """Write a session to exactly ``path``: whole or not at all. Raises F640 if it cannot.
+
+    Its metadata hold the artifact's identity, the position, and the sha256 of position and state.
+    """
     state = list(used_state(manifest, context, context.position))
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(str(context.position).encode())
     for _, rows in state:
         digest.update(rows.reshape(-1).view(np.uint8).data)
     metadata = {
@@ -55,7 +58,7 @@ def write_snapshot(path: Path, manifest: Manifest, context: Context) -> None:
         "name": manifest.name,
         "position": str(context.position),
         "state_dtype": "f32",
-        "state_sha256": digest.hexdigest(),
+        "sha256": digest.hexdigest(),
     }
     scratch = path.parent / f".firstlight-{secrets.token_hex(8)}.tmp"
     try:
@@ -99,14 +102,14 @@ def read_snapshot(path: Path, manifest: Manifest, context: Context) -> None:
     position = int(meta["position"]) if meta.get("position", "").isdecimal() else -1
     if not 0 <= position <= manifest.context:
         raise _damaged(path, f"its position {meta.get('position')!r} is out of range")
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(str(position).encode())
     for tensor, rows in used_state(manifest, context, position):
         info = file.tensors.get(tensor.name)
         if info is None or info.dtype != "F32" or info.shape != rows.shape:
             raise _damaged(path, f"tensor {tensor.name} is missing or of another shape")
         rows[...] = file.array(info)
         digest.update(rows.reshape(-1).view(np.uint8).data)
-    if digest.hexdigest() != meta.get("state_sha256"):
+    if digest.hexdigest() != meta.get("sha256"):
         raise _damaged(path, "its contents do not match its own sha256")
     context.position = position
 

@@ -95,5 +95,5 @@ class StopCondition:
         if self._stream is None or not self._strings:
             return False
         text = self._tail + self._stream.push(token)
-        self._tail = text[len(text) - self._keep :] if self._keep else ""
+        self._tail = text[-self._keep :] if self._keep else ""
         return any(s in text for s in self._strings)

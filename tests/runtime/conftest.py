@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.fake_artifact import write_fake_artifact
 
 from firstlight.runtime import Model, load
+from support.fake_artifact import write_fake_artifact
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ The runtime's own tests use it, so that they need no compiler but a C compiler.
 
 import functools
 import hashlib
+import importlib.util
 import json
 import subprocess
 import tempfile
@@ -16,7 +17,13 @@ import numpy as np
 
 from firstlight.runtime import cpu
 from firstlight.runtime.safetensors import SafetensorsWriter, TensorPlan
-from firstlight.targets.cpu import toolchain
+
+# Loaded by its path: importing its package would import the whole compiler, and TVM with it.
+_spec = importlib.util.spec_from_file_location(
+    "toolchain", Path(cpu.__file__).parents[1] / "targets" / "cpu" / "toolchain.py"
+)
+toolchain = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(toolchain)
 
 VOCAB, HIDDEN, RING, RATIO = 32, 4, 4, 3
 SLEEP, FAIL_IN_WORKER, FAIL = 29, 30, 31
@@ -118,9 +125,16 @@ def seal(folder: Path, manifest: dict[str, Any] | None = None) -> None:
             header = raw[: 8 + int.from_bytes(raw[:8], "little")]
             record["header_sha256"] = hashlib.sha256(header).hexdigest()
         files[path.relative_to(folder).as_posix()] = record
-    text = json.dumps({**manifest, "files": files, "digest": "0" * 64}, indent=1)
+    write_manifest(folder, **{**manifest, "files": files})
+
+
+def write_manifest(folder: Path, **changes: Any) -> None:
+    """Change fields of manifest.json (or write all of them) and its digest."""
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text()) if path.exists() else {}
+    text = json.dumps({**manifest, **changes, "digest": "0" * 64}, indent=1)
     digest = hashlib.sha256(text.encode()).hexdigest()
-    (folder / "manifest.json").write_text(text.replace("0" * 64, digest))
+    path.write_text(text.replace("0" * 64, digest))
 
 
 def state_plan(context: int) -> dict[str, Any]:
