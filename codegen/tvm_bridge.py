@@ -33,11 +33,13 @@ from tvm.tirx.compilation_pipeline import get_tir_pipeline, register_tir_pipelin
 from tvm.tirx.script.builder import ir as tirx_builder
 
 __all__ = [
-    "PrimFunc", "T", "Target", "build_object", "compile_module", "llvm_target", "prim_func",
-    "s_tir", "spills", "te", "tirx", "tvm", "versions",
+    "PrimFunc", "T", "Target", "build_object", "compile_module", "llvm_target", "named",
+    "prim_func", "s_tir", "spills", "te", "tirx", "tvm", "versions",
 ]  # fmt: skip
 
 PrimFunc = tirx.PrimFunc
+named = IRBuilder.name
+"""named("x", buffer) gives a buffer the name it is printed with, and returns it."""
 
 
 def versions() -> dict[str, str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from firstlight.codegen.generic.recipe import Expr, Fill, Recipe, Reduction, Tensor
 from firstlight.codegen.generic.scalars import DTYPES, const, load, store
-from firstlight.codegen.tvm_bridge import T
+from firstlight.codegen.tvm_bridge import T, named
 from firstlight.ir import dims
 from firstlight.ir.core import Module
 from firstlight.ir.dims import Dim, Size
@@ -69,9 +69,9 @@ class Emitter:
 
     # -- placing --------------------------------------------------------------------------------
 
-    def allocate(self, type_: TensorType) -> Any:
+    def allocate(self, name: str, type_: TensorType) -> Any:
         """A buffer inside the kernel."""
-        return T.alloc_buffer(self.extents(type_) or (1,), DTYPES[type_.dtype])
+        return named(name, T.alloc_buffer(self.extents(type_) or (1,), DTYPES[type_.dtype]))
 
     def view(self, type_: TensorType, buffer: Any) -> Tensor:
         """The tensor that a buffer holds."""
@@ -79,7 +79,7 @@ class Emitter:
 
     def place(self, name: str, recipe: Recipe, buffer: Any = None) -> Tensor:
         """Compute a recipe's elements into `buffer` (or into a new one)."""
-        buffer = self.allocate(recipe.type) if buffer is None else buffer
+        buffer = self.allocate(name, recipe.type) if buffer is None else buffer
         if isinstance(recipe, Fill):
             recipe.emit(buffer)
         elif isinstance(recipe, Reduction):
@@ -101,7 +101,7 @@ class Emitter:
     @contextmanager
     def loops(self, extents: Sequence[Expr], work: float = 1) -> Iterator[list[Expr]]:
         """A loop for each extent, 0 where it is 1; `work` operations in each innermost step."""
-        heavy = work * math.prod(e if isinstance(e, int) else ASSUMED for e in extents)
+        heavy = work * _steps(extents)
         index: list[Expr] = []
         with ExitStack() as stack:
             kind = T.parallel if heavy >= PARALLEL_WORK else T.serial
@@ -127,36 +127,38 @@ class Emitter:
             yield tuple(T.axis.spatial(e, i) for e, i in zip(extents, index, strict=True))
 
     def _reduce(self, name: str, r: Reduction, buffer: Any) -> None:
-        """Start, update and write blocks; `total` holds the joined values of one step's lanes."""
+        """A start, an update and a write block; `total` has one place for each lane.
+
+        Lanes are consecutive k whose totals are joined at the end, or consecutive results.
+        """
         extents = self.extents(r.type)
-        inner = _runs(r.extent) if r.rows else (r.extent,)
-        lanes = LANES if len(inner) > 1 else 1
-        spread = not r.rows and bool(extents) and vector(extents[-1]) > 1
-        if spread:
-            lanes = vector(extents[-1])
+        inner: tuple[Expr, ...] = _runs(r.extent) if r.rows else (r.extent,)
+        across = not r.rows and bool(extents) and vector(extents[-1]) > 1
+        lanes = LANES if across or len(inner) > 1 else 1
+        if across:
             extents = (*extents[:-1], extents[-1] // lanes)
-        work = lanes * math.prod(e if isinstance(e, int) else ASSUMED for e in inner)
 
-        def place(at: Sequence[Expr], lane: Expr) -> tuple[Expr, ...]:
-            axes = [T.axis.spatial(e, i) for e, i in zip(extents, at, strict=True)]
-            return (*axes[:-1], axes[-1] * lanes + lane) if spread else tuple(axes)
+        def result(at: Sequence[Expr], lane: Expr) -> tuple[Expr, ...]:
+            axes = tuple(T.axis.spatial(e, i) for e, i in zip(extents, at, strict=True))
+            return (*axes[:-1], axes[-1] * lanes + lane) if across else axes
 
-        with self.loops(extents, work) as at:
-            total = T.alloc_buffer((lanes,), DTYPES[r.type.dtype])
-            with vectors(lanes) as l, T.sblock(f"{name}_start"):
-                T.buffer_store(total, _start(r), [T.axis.spatial(lanes, l)])
-            with self.loops(inner) as steps, vectors(lanes) as l, T.sblock(name):
-                lane = T.axis.spatial(lanes, l)
-                index = place(at, lane)
+        with self.loops(extents, lanes * _steps(inner)) as at:
+            total = named("total", T.alloc_buffer((lanes,), DTYPES[r.type.dtype]))
+            with vectors(lanes) as i, T.sblock(f"{name}_start"):
+                T.buffer_store(total, _start(r), [_lane(lanes, i)])
+            with self.loops(inner) as steps, vectors(lanes) as i, T.sblock(name):
+                lane = _lane(lanes, i)
+                index = result(at, lane)
                 k: Expr = 0
                 for extent, step in zip(inner, steps, strict=True):
                     k = k * extent + T.axis.reduce(extent, step)
-                k = k if spread else k * lanes + lane
+                k = k if across or lanes == 1 else k * lanes + lane
                 T.buffer_store(total, _join(r, total[lane], r.term(index, k)), [lane])
-            with vectors(lanes if spread else 1) as l, T.sblock(f"{name}_write"):
-                lane = T.axis.spatial(lanes if spread else 1, l)
-                value = total[lane] if spread else _tree(r, [total[i] for i in range(lanes)])
-                store(buffer, r.finish(value), place(at, lane), r.type.dtype)
+            kept = lanes if across else 1
+            with vectors(kept) as i, T.sblock(f"{name}_write"):
+                lane = _lane(kept, i)
+                value = total[lane] if across else _tree(r, [total[j] for j in range(lanes)])
+                store(buffer, r.finish(value), result(at, lane), r.type.dtype)
 
 
 @contextmanager
@@ -167,6 +169,16 @@ def vectors(lanes: int) -> Iterator[Expr]:
         return
     with T.vectorized(lanes) as lane:
         yield lane
+
+
+def _lane(lanes: int, loop: Expr) -> Expr:
+    """The block's axis over its lanes."""
+    return T.axis.spatial(lanes, loop) if lanes > 1 else T.int32(0)
+
+
+def _steps(extents: Sequence[Expr]) -> int:
+    """Steps of a nest of loops, about."""
+    return math.prod(e if isinstance(e, int) else ASSUMED for e in extents)
 
 
 def vector(extent: Expr) -> int:

@@ -9,13 +9,18 @@ from firstlight.codegen.generic.emitter import Emitter
 from firstlight.codegen.generic.function import lower_function
 from firstlight.codegen.generic.recipe import State, Tensor
 from firstlight.codegen.generic.scalars import DTYPES
-from firstlight.codegen.generic.storage import pointer_types, state_operand, tensor_operand
+from firstlight.codegen.generic.storage import (
+    buffer_at,
+    pointer_types,
+    state_operand,
+    tensor_operand,
+)
 from firstlight.codegen.kernel import Kernel
-from firstlight.codegen.tvm_bridge import T, prim_func
+from firstlight.codegen.tvm_bridge import prim_func
 from firstlight.ir.core import Function, Module, Op, Value
 from firstlight.ir.decompose import decompose, ordered
 from firstlight.ir.registry import lookup
-from firstlight.ir.types import StateType, TensorType
+from firstlight.ir.types import StateType, TensorType, Type
 
 
 def generic_kernel(name: str, op: Op, module: Module, context: int = 0) -> Kernel:
@@ -33,22 +38,22 @@ def generic_kernel(name: str, op: Op, module: Module, context: int = 0) -> Kerne
     """
     alone = _alone(op, module)
     function = alone["main"]
-    tensors = [v for v in function.results if isinstance(v.type, TensorType)]
-    pointers = _pointers(op, tensors)
+    labels = lookup(op.name).bind(len(op.operands))
+    pointers = _pointers(op, labels)
     sizes = {"B": 1} | ({"C": context} if context else {})
 
     def body(*parameters: Any) -> None:
         *given, tokens = parameters
-        e = Emitter(tokens, sizes, alone)
-        args = []
-        for arg in function.args:
+        e, args, buffers = Emitter(tokens, sizes, alone), [], []
+        for label, arg in zip(labels, function.args, strict=True):
             count = len(pointer_types(arg.type))
-            args.append(_operand(e, arg, given[:count]))
+            args.append(_operand(e, label, arg.type, given[:count]))
             given = given[count:]
-        outs = iter([T.decl_buffer(e.extents(v.type) or (1,), DTYPES[v.type.dtype], data=p)
-                     for v, p in zip(tensors, given, strict=True)])
-        buffers = [next(outs) if isinstance(v.type, TensorType) else None
-                   for v in function.results]
+        for value in function.results:
+            buffers.append(None)
+            if isinstance(value.type, TensorType):
+                shape, dtype = e.extents(value.type), DTYPES[value.type.dtype]
+                buffers[-1] = buffer_at("out", given.pop(0), shape, dtype)
         lower_function(e, function, args, buffers)
 
     return Kernel(name, prim_func(name, pointers, body), (None,) * len(op.operands))
@@ -73,16 +78,17 @@ def _reachable(module: Module, name: str) -> list[Function]:
     return list(ordered(Module({n: module[n] for n in names})))
 
 
-def _pointers(op: Op, results: Sequence[Value]) -> list[tuple[str, str]]:
+def _pointers(op: Op, labels: Sequence[str]) -> list[tuple[str, str]]:
     """(name, element type) of each pointer parameter."""
     pointers = []
-    for label, value in zip(lookup(op.name).bind(len(op.operands)), op.operands, strict=True):
+    for label, value in zip(labels, op.operands, strict=True):
         codes, *scales = pointer_types(value.type)
         pointers += [(label, codes), *((f"{label}_scales", s) for s in scales)]
-    return pointers + [(f"out{i}", DTYPES[v.type.dtype]) for i, v in enumerate(results)]
+    types = [v.type for v in op.results if isinstance(v.type, TensorType)]
+    return pointers + [(f"out{i}", DTYPES[t.dtype]) for i, t in enumerate(types)]
 
 
-def _operand(e: Emitter, arg: Value, pointers: Sequence[Any]) -> Tensor | State:
-    if isinstance(arg.type, StateType):
-        return state_operand(arg.type, e.extent(arg.type.capacity), pointers[0])
-    return tensor_operand(arg.type, e.extents(arg.type), pointers)
+def _operand(e: Emitter, label: str, type_: Type, pointers: Sequence[Any]) -> Tensor | State:
+    if isinstance(type_, StateType):
+        return state_operand(label, type_, e.extent(type_.capacity), pointers[0])
+    return tensor_operand(label, type_, e.extents(type_), pointers)

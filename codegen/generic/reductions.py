@@ -8,7 +8,7 @@ from typing import Any
 from firstlight.codegen.generic.emitter import Emitter
 from firstlight.codegen.generic.recipe import Expr, Fill, Reduction, Tensor
 from firstlight.codegen.generic.table import lower
-from firstlight.codegen.tvm_bridge import T
+from firstlight.codegen.tvm_bridge import T, named
 from firstlight.ir.core import Op
 from firstlight.ir.types import TensorType
 
@@ -63,7 +63,7 @@ def _(e: Emitter, op: Op, x: Tensor) -> Fill:
     def emit(buffer: Any) -> None:
         with e.loops(lead, 4 * k) as row, T.sblock("top_k"):
             row = [T.axis.spatial(n, i) for n, i in zip(lead, row, strict=True)]
-            best = T.alloc_buffer((k,), "float32")
+            best = named("best", T.alloc_buffer((k,), "float32"))
             with T.serial(k) as j:
                 T.buffer_store(best, T.float32(-math.inf), [j])
                 T.buffer_store(buffer, T.int32(-1), [*row, j])

@@ -1,4 +1,4 @@
-"""Reading operands from memory: plain tensors, and weights in every codec as the checkpoint has them.
+"""Reading operands from memory: plain tensors, and weights in the codecs checkpoints have.
 
 Decoding uses integers and powers of two only: it is exact for subnormal codes and for the scales
 2^-127 .. 2^127, also where a chip flushes subnormal floats of its own (a scale of 2^-127 excepted).
@@ -6,12 +6,14 @@ Decoding uses integers and powers of two only: it is exact for subnormal codes a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 from firstlight.codegen.generic.recipe import Expr, Read, State, Tensor
 from firstlight.codegen.generic.scalars import DTYPES, load, power_of_two
-from firstlight.codegen.tvm_bridge import T
-from firstlight.ir import codecs, dims
+from firstlight.codegen.tvm_bridge import T, named
+from firstlight.ir import codecs
 from firstlight.ir.types import BLOCK_FP8, GROUP_FP4, StateType, TensorType, Type
 
 SLOTS = 1 << 20
@@ -32,44 +34,56 @@ def pointer_types(type_: Type) -> list[str]:
     return [CODES[type_.codec]] + ["uint8"] * (type_.codec in SCALED)
 
 
-def state_operand(type_: StateType, capacity: Expr, pointer: Expr) -> State:
+def buffer_at(name: str, pointer: Expr, shape: Sequence[Expr], dtype: str) -> Any:
+    """The C-contiguous memory behind a pointer; a scalar has one place."""
+    return named(name, T.decl_buffer(tuple(shape) or (1,), dtype, data=pointer))
+
+
+def state_operand(name: str, type_: StateType, capacity: Expr, pointer: Expr) -> State:
     """A state's memory, [slots, rows, width] float32."""
     shape = (T.int64(SLOTS), capacity, type_.width)
-    return State(type_, T.decl_buffer(shape, "float32", data=pointer))
+    return State(type_, buffer_at(name, pointer, shape, "float32"))
 
 
-def tensor_operand(type_: TensorType, extents: Sequence[Expr],
+def tensor_operand(name: str, type_: TensorType, extents: Sequence[Expr],
                    pointers: Sequence[Expr]) -> Tensor:
     """An operand as the function of its index, decoded."""
-    codec = type_.codec
-    if not codec or codec in DTYPES:
-        buffer = T.decl_buffer(tuple(extents) or (1,), DTYPES[type_.dtype], data=pointers[0])
-        read: Read = lambda *index: load(buffer, index, type_.dtype)
-    elif codec == BLOCK_FP8:
-        read = _read_fp8(extents, pointers)
-    elif codec == GROUP_FP4:
-        read = _read_fp4(extents, pointers)
+    if type_.codec == BLOCK_FP8:
+        read = _read_fp8(name, extents, pointers)
+    elif type_.codec == GROUP_FP4:
+        read = _read_fp4(name, extents, pointers)
     else:
-        buffer = T.decl_buffer(tuple(extents), CODES[codec], data=pointers[0])
-        read = lambda *index: _decode_plain(buffer[index], codec)
-    if all(isinstance(d, int) for d in type_.shape) and dims.product(type_.shape) >= WIDE:
-        narrow = read
-        read = lambda first, *rest: narrow(T.Cast("int64", first), *rest)
-    return Tensor(type_.plain, read)
+        read = _read_plain(name, type_, extents, pointers)
+    large = all(isinstance(e, int) for e in extents) and math.prod(extents) >= WIDE
+
+    def read_wide(first: Expr, *rest: Expr) -> Expr:
+        return read(T.Cast("int64", first), *rest)
+
+    return Tensor(type_.plain, read_wide if large else read)
 
 
-def _decode_plain(code: Expr, codec: str) -> Expr:
-    if codec == "bf16":
-        return T.reinterpret("float32", T.shift_left(T.Cast("uint32", code), T.uint32(16)))
-    return T.Cast("int32" if codec == "i64" else "float32", code)
+def _read_plain(name: str, type_: TensorType, extents: Sequence[Expr],
+                pointers: Sequence[Expr]) -> Read:
+    buffer = buffer_at(name, pointers[0], extents, pointer_types(type_)[0])
+
+    def read(*index: Expr) -> Expr:
+        value = load(buffer, index, type_.dtype)
+        if type_.codec == "bf16":
+            value = T.shift_left(T.Cast("uint32", value), T.uint32(16))
+            return T.reinterpret("float32", value)
+        if type_.codec == "f16":
+            return T.Cast("float32", value)
+        return T.Cast("int32", value) if type_.codec == "i64" else value
+
+    return read
 
 
-def _read_fp8(extents: Sequence[Expr], pointers: Sequence[Expr]) -> Read:
+def _read_fp8(name: str, extents: Sequence[Expr], pointers: Sequence[Expr]) -> Read:
     *lead, n, k = extents
     block = codecs.FP8_BLOCK
-    codes = T.decl_buffer((*lead, n, k), "uint8", data=pointers[0])
+    codes = buffer_at(name, pointers[0], extents, "uint8")
     grid = (*lead, -(-n // block), -(-k // block))
-    scales = T.decl_buffer(grid, "uint8", data=pointers[1])
+    scales = buffer_at(f"{name}_scales", pointers[1], grid, "uint8")
 
     def read(*index: Expr) -> Expr:
         *stack, row, column = index
@@ -79,11 +93,11 @@ def _read_fp8(extents: Sequence[Expr], pointers: Sequence[Expr]) -> Read:
     return read
 
 
-def _read_fp4(extents: Sequence[Expr], pointers: Sequence[Expr]) -> Read:
+def _read_fp4(name: str, extents: Sequence[Expr], pointers: Sequence[Expr]) -> Read:
     *lead, k = extents
     group = codecs.FP4_GROUP
-    codes = T.decl_buffer((*lead, k // 2), "uint8", data=pointers[0])
-    scales = T.decl_buffer((*lead, k // group), "uint8", data=pointers[1])
+    codes = buffer_at(name, pointers[0], (*lead, k // 2), "uint8")
+    scales = buffer_at(f"{name}_scales", pointers[1], (*lead, k // group), "uint8")
 
     def read(*index: Expr) -> Expr:
         *row, column = index

@@ -1,7 +1,8 @@
 """The lowering table: one row per primitive.
 
-A row is a function of the emitter, the op and its operands that returns recipes: a `Tensor` (each
-element is an expression of others), a `Reduction` or a `Fill`; for a state op, nothing or the state.
+A row is a function of the emitter, the op and its operands that returns a recipe: a `Tensor` (each
+element is an expression of others), a `Reduction` or a `Fill`. An op that writes a state emits that
+and returns the state.
 """
 
 from __future__ import annotations
