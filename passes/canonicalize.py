@@ -48,7 +48,8 @@ def fold(op: Op, r: Rewriter) -> Value | None:
     if any(s is None or s.name != "constant" for s in sources):
         return None
     reference, constant = lookup(op.name).reference, lookup("constant").reference
-    assert reference is not None and constant is not None
+    assert reference is not None
+    assert constant is not None
     with np.errstate(all="ignore"):
         array = reference(*[constant(**s.attrs) for s in sources if s is not None], **op.attrs)
     dtype = op.result.type.dtype  # type: ignore[union-attr]

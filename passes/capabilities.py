@@ -14,7 +14,7 @@ from firstlight.runtime.errors import FirstlightError
 
 @dataclass(frozen=True)
 class MemorySpace:
-    """A kind of memory: `bytes` of it (0: as much as the machine has), starts aligned to `align`."""
+    """A kind of memory: `bytes` of it (0: what the machine has), starts aligned to `align`."""
 
     name: str
     bytes: int = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
+from itertools import takewhile
 from typing import ClassVar
 
 from firstlight.ir.builder import Builder
@@ -115,7 +115,8 @@ def origin(graph: Graph, match: Match) -> str:
             unnecessary.append(op)
     # a constant has the path of whatever used it first
     paths = [op.loc.split(".") for op in unnecessary if op.operands]
-    return ".".join(commonprefix(paths))
+    shared = takewhile(lambda names: len(set(names)) == 1, zip(*paths, strict=False))
+    return ".".join(names[0] for names in shared)
 
 
 def drop_uncalled(after: Module, before: Module) -> Module:

@@ -28,7 +28,8 @@ FUSIONS: tuple[type[Pass], ...] = (
     Canonicalize, FuseNormRope, FuseCompressor, FuseIndexer, FuseHybridAttention,
     FuseHyperConnections, FuseExpertDispatch, FuseLinears,
 )
-PASSES: dict[str, type[Pass]] = {p.name: p for p in (*FUSIONS, Legalize, Specialize)}
+_OTHERS: tuple[type[Pass], ...] = (Legalize, Specialize)
+PASSES = {p.name: p for p in FUSIONS + _OTHERS}
 PIPELINE = ",".join(p.name for p in FUSIONS)
 
 _STEP = re.compile(r"\s*(?P<name>[\w-]+)\s*(?:\{(?P<options>[^{}]*)\})?\s*(?:,|$)")
@@ -124,7 +125,7 @@ def _broken(step: Pass, before: Module, folder: Path | None,
     path.write_text(str(before))
     return FirstlightError(
         "F302", f"pass '{step.name}' left an invalid module: {error.what}", where=error.where,
-        why=error.why, try_=f"python -m firstlight.passes '{path}' '{step}'   (a bug; please report)",
+        why=error.why, try_=f"python -m firstlight.passes '{path}' '{step}'   (please report)",
     )
 
 
