@@ -144,10 +144,12 @@ def checkpoint_graph(path: Path) -> str:
         )
     from firstlight.codegen.graph import module_dot
     from firstlight.frontend.checkpoint import read_checkpoint
-    from firstlight.frontend.model import trace_checkpoint
+    from firstlight.frontend.model import trace_model, weight_types
     from firstlight.passes import PIPELINE, run_pipeline
 
-    return module_dot(run_pipeline(trace_checkpoint(read_checkpoint(path)), PIPELINE))
+    checkpoint = read_checkpoint(path)
+    module = trace_model(checkpoint.config, weight_types(checkpoint))
+    return module_dot(run_pipeline(module, PIPELINE))
 
 
 def inspect_machine() -> dict[str, Any]:

@@ -177,8 +177,8 @@ def test_ctrl_c_is_status_130_without_a_traceback(toy: Path):
     assert b"Traceback" not in err
 
 
-def test_a_reader_that_goes_away_is_status_141():
-    process = start("doctor")
+def test_a_reader_that_goes_away_is_status_141(tiny_checkpoint: Path):
+    process = start("inspect", tiny_checkpoint)
     assert process.stdout is not None
     process.stdout.close()
     assert process.stderr is not None
