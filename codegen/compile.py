@@ -143,7 +143,7 @@ def compile_module(job: Job, sources: Mapping[str, Any], out: Path, options: Com
                     model["vocab_size"])
     with artifact_folder(out, options.force) as folder:
         progress("kernels", 0, len(kernels.kernels))
-        job.target.build(kernels.kernels, folder)
+        job.target.build(kernels.kernels, folder, options.threads)
         progress("kernels", len(kernels.kernels), len(kernels.kernels))
         weights = write_weights(folder, list(program.stored), sources, program.constants,
                                 program.types, job.target.packer,

@@ -46,7 +46,7 @@ class Target:
     requires        what the artifact's machine must have, e.g. CPU features
     overrides       op name -> factory of a hand-written kernel
     packer          weight layouts of the overrides
-    build           (kernels by symbol, output folder) -> written files
+    build           (kernels by symbol, output folder, processes or None) -> written files
     launcher        entry of the group `firstlight.launchers` that runs the artifact
     """
 
@@ -55,7 +55,7 @@ class Target:
     tier: str
     capabilities: Capabilities
     requires: Mapping[str, Any]
-    build: Callable[[Mapping[str, Kernel], Path], Sequence[Path]]
+    build: Callable[[Mapping[str, Kernel], Path, int | None], Sequence[Path]]
     launcher: str
     overrides: Mapping[str, Override] = field(default_factory=dict)
     packer: Packer | None = None

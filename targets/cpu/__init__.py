@@ -7,7 +7,7 @@ from pathlib import Path
 
 from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.target import Target
-from firstlight.codegen.tvm_bridge import build_object, versions
+from firstlight.codegen.tvm_bridge import build_objects, versions
 from firstlight.passes.capabilities import Capabilities
 from firstlight.runtime import cpu
 from firstlight.runtime.errors import FirstlightError
@@ -23,15 +23,17 @@ V4 = (*V3, "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl")
 def _target(level: str, features: tuple[str, ...], lanes: int) -> Target:
     march = f"x86-64-{level}"
 
-    def build(kernels: Mapping[str, Kernel], folder: Path) -> Sequence[Path]:
+    def build(kernels: Mapping[str, Kernel], folder: Path,
+              jobs: int | None = None) -> Sequence[Path]:
         code = folder / "code"
         code.mkdir()
         functions = {name: kernel.func for name, kernel in kernels.items()}
         # LLVM spills 512-bit vectors unless it is told that they are welcome
         options = {"mcpu": march, "vector-width": 32 * lanes}
-        built = build_object(functions, options, code / "kernels.o")
-        link([built], code / "model.so", march)
-        built.unlink()
+        built = build_objects(functions, options, code, jobs)
+        link(built, code / "model.so", march)
+        for path in built:
+            path.unlink()
         return [code / "model.so"]
 
     return Target(
