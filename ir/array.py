@@ -172,7 +172,7 @@ class Array:
 
 def emit(builder: Builder, name: str, *operands: Array, **attrs: Attr) -> tuple[Array, ...]:
     """Emit an op over arrays."""
-    op = builder.emit(name, *[a.value for a in operands], **attrs)
+    op = builder.emit(name, *[a.value for a in operands], loc=None, **attrs)
     return tuple(Array(builder, v) for v in op.results)
 
 

@@ -43,8 +43,7 @@ class Builder:
 
     def emit(self, name: str, *operands: Value, loc: str | None = None, **attrs: Attr) -> Op:
         """Append (or find) an op and return it."""
-        key = (name, operands, tuple(sorted(attrs.items(), key=lambda kv: kv[0])))
-        key = (name, operands, repr(key[2]))
+        key = (name, operands, repr(sorted(attrs.items())))
         if key in self._known:
             return self._known[key]
         where = self.loc if loc is None else loc

@@ -30,7 +30,7 @@ class Interpreter:
         self.module, self.sizes = module, sizes
 
     def function(self, function: Function, args: list[Array]) -> list[Array]:
-        """Results of a function for arrays `args` (weights decoded, states [slots, rows, width])."""
+        """Results of a function for `args` (weights decoded, states [slots, rows, width])."""
         values = dict(zip(function.args, args, strict=True))
         for op in function.ops:
             results = self.op(op, [values[v] for v in op.operands])
@@ -59,7 +59,7 @@ class Interpreter:
 
 @cache
 def wants_types(name: str) -> bool:
-    """Whether the reference of an op asks for its operand types (state ratios are not in arrays)."""
+    """Whether the reference of an op asks for operand types: arrays do not hold state ratios."""
     reference = lookup(name).reference
     if reference is None or isinstance(reference, np.ufunc) or reference is np.where:
         return False

@@ -247,7 +247,7 @@ def parse_type(text: str) -> Type:
         raise ValueError(text)
     fields = dict(part.split("=") for part in rest)
     codec = fields.pop("codec", "f32")
-    state = StateType(first, codec=codec, **{k: int(v) for k, v in fields.items()})  # type: ignore
+    state = StateType(first, codec=codec, **{k: int(v) for k, v in fields.items()})
     if str(state) != text:
         raise ValueError(text)
     return state

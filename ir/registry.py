@@ -3,7 +3,7 @@
     signature       `op(...)`            operand, result and attribute names
     shape rule      `@shape_of(...)`     operand types and attributes -> result types
     numpy meaning   `@reference_of(...)` arrays and attributes -> arrays
-    cost            `@cost_of(...)`      operand types, result types -> flops (bytes follow from types)
+    cost            `@cost_of(...)`      operand types, result types -> flops (types give bytes)
     decomposition   `@decomposition_of(...)` composites only: traced arrays -> traced arrays
     examples        signatures that the tests and the fusion engine instantiate (composites)
 

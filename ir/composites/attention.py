@@ -123,7 +123,7 @@ def _(ins: tuple[Any, ...], outs: tuple[Any, ...], **_: object) -> float:
         seen += ins[8].shape[-1]
     elif len(ins) == 8:
         seen += dims.product((ins[7].capacity,))
-    return 4 * dims.product(q.shape) * seen
+    return float(4 * dims.product(q.shape) * seen)
 
 
 _I32, _RING, _ENTRIES = TensorType((B,), "i32"), StateType("ring", 8, 5), StateType(

@@ -1,4 +1,4 @@
-"""The compressor (spec 4.7): blocks of tokens pooled into one entry, with carried partial blocks."""
+"""The compressor (spec 4.7): blocks of tokens become one entry, partial blocks are carried."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ def _(v: F32, g: F32, ape: F32, norm: F32, freqs: F32, partial: F32, entries: F3
     m, c = len(ape), len(norm)
     partial, entries = partial.copy(), entries.copy()
     rope, rms_norm = lookup("rope").reference, lookup("rms_norm").reference
-    assert rope is not None and rms_norm is not None
+    assert rope is not None
+    assert rms_norm is not None
     for b in range(len(v)):
         ring = partial[slot[b]]
         for s in range(v.shape[1]):

@@ -26,12 +26,15 @@ B, S = dims.B, dims.S
 
 
 def _collapse(x: F32, coefficients: F32) -> F32:
-    return (coefficients[..., None] * x).sum(-2)
+    y: F32 = (coefficients[..., None] * x).sum(-2)
+    return y
 
 
 def _normalized_product(x: F32, fn: F32, eps: float) -> F32:
     flat = x.reshape(*x.shape[:-2], -1)
-    return (flat @ fn.T) / np.sqrt(np.mean(flat * flat, -1, keepdims=True) + np.float32(eps))
+    square = np.mean(flat * flat, -1, keepdims=True)
+    z: F32 = (flat @ fn.T) / np.sqrt(square + np.float32(eps))
+    return z
 
 
 def _sigmoid(x: F32) -> F32:
@@ -58,7 +61,8 @@ def _(x: TensorType, fn: TensorType, base: TensorType, scale: TensorType, norm: 
     `rounds` = hc_sinkhorn_iters - 1: (rows, columns) normalisations after the first columns.
     """
     *lead, n, d = x.shape
-    assert isinstance(n, int) and isinstance(d, int)
+    assert isinstance(n, int)
+    assert isinstance(d, int)
     require(fn.shape == ((2 + n) * n, n * d), f"fn is {fn.shape} for {n} streams of {d}")
     require(base.shape == ((2 + n) * n,) and scale.shape == (3,), "base [(2+N)N], scale [3]")
     require(norm.shape == (d,), f"norm is {norm.shape} for width {d}")
@@ -95,7 +99,8 @@ def _round(m: Array, hc_eps: float) -> Array:
 def _(x: Array, fn: Array, base: Array, scale: Array, norm: Array, *, eps: float, hc_eps: float,
       rounds: int) -> tuple[Array, Array, Array]:
     b, (*lead, n, d) = x.builder, x.shape
-    assert isinstance(n, int) and isinstance(d, int)
+    assert isinstance(n, int)
+    assert isinstance(d, int)
     flat = x.reshape(*lead, n * d)
     z = emit(b, "rms_norm", flat, eps=eps)[0].emit("linear", fn)
     pre = _coefficients(z, scale, base, 0, 0, n).emit("sigmoid") + hc_eps
@@ -135,7 +140,8 @@ def _(x: TensorType, y: TensorType, post: TensorType, comb: TensorType) -> Tenso
 
 @reference_of(hyper_post)
 def _(x: F32, y: F32, post: F32, comb: F32) -> F32:
-    return post[..., None] * y[..., None, :] + np.einsum("...jk,...jd->...kd", comb, x)
+    mixed: F32 = np.einsum("...jk,...jd->...kd", comb, x)
+    return post[..., None] * y[..., None, :] + mixed
 
 
 @decomposition_of(hyper_post)
@@ -160,7 +166,8 @@ def _(x: TensorType, fn: TensorType, base: TensorType, scale: TensorType, norm: 
       eps: float, hc_eps: float) -> TensorType:
     """Streams x[B, S, N, D] collapsed to the normed input [B, S, D] of the vocabulary head."""
     *lead, n, d = x.shape
-    assert isinstance(n, int) and isinstance(d, int)
+    assert isinstance(n, int)
+    assert isinstance(d, int)
     require(fn.shape == (n, n * d) and base.shape == (n,) and scale.shape == (1,),
             f"fn {fn.shape} does not fit {n} streams of {d}")
     return TensorType((*lead, d))
@@ -176,7 +183,8 @@ def _(x: F32, fn: F32, base: F32, scale: F32, norm: F32, *, eps: float, hc_eps: 
 def _(x: Array, fn: Array, base: Array, scale: Array, norm: Array, *, eps: float,
       hc_eps: float) -> Array:
     *lead, n, d = x.shape
-    assert isinstance(n, int) and isinstance(d, int)
+    assert isinstance(n, int)
+    assert isinstance(d, int)
     (flat,) = emit(x.builder, "rms_norm", x.reshape(*lead, n * d), eps=eps)
     pre = (flat.emit("linear", fn) * scale + base).emit("sigmoid") + hc_eps
     return emit(x.builder, "rms_norm", (pre.insert(-1) * x).sum(-2), norm, eps=eps)[0]

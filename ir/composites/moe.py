@@ -26,13 +26,15 @@ B, S = dims.B, dims.S
 
 
 def _scores(x: F32, gate: F32) -> F32:
-    z = x @ gate.T
-    return np.sqrt(np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z))))
+    z: F32 = x @ gate.T
+    scores: F32 = np.sqrt(np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z))))
+    return scores
 
 
 def _normalized(scores: F32, index: I32, scale: float) -> F32:
     chosen = np.take_along_axis(scores, index.astype(np.int64), -1)
-    return chosen / chosen.sum(-1, keepdims=True) * np.float32(scale)
+    weights: F32 = chosen / chosen.sum(-1, keepdims=True) * np.float32(scale)
+    return weights
 
 
 def _traced_scores(x: Array, gate: Array) -> Array:
@@ -129,13 +131,14 @@ def _(x: TensorType, index: TensorType, weights: TensorType, w1: TensorType, w3:
 
 def _swiglu(gate: F32, up: F32, limit: float) -> F32:
     gate, up = np.minimum(gate, np.float32(limit)), np.clip(up, -limit, limit).astype(np.float32)
-    return (gate / (1 + np.exp(-gate)) * up).astype(np.float32)
+    f: F32 = (gate / (1 + np.exp(-gate)) * up).astype(np.float32)
+    return f
 
 
 @reference_of(expert_ffn)
 def _(x: F32, index: I32, weights: F32, w1: F32, w3: F32, w2: F32, s1: F32, s3: F32, s2: F32, *,
       limit: float) -> F32:
-    y = _swiglu(x @ s1.T, x @ s3.T, limit) @ s2.T
+    y: F32 = _swiglu(x @ s1.T, x @ s3.T, limit) @ s2.T
     for place in np.ndindex(*index.shape):
         e, token = index[place], x[place[:-1]]
         y[place[:-1]] += weights[place] * (w2[e] @ _swiglu(w1[e] @ token, w3[e] @ token, limit))

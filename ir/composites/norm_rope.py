@@ -37,7 +37,8 @@ def _(x: TensorType, w: TensorType | None = None, *, eps: float) -> TensorType:
 @reference_of(rms_norm)
 def _(x: F32, w: F32 | None = None, *, eps: float) -> F32:
     y = x / np.sqrt(np.mean(x * x, -1, keepdims=True) + np.float32(eps))
-    return y if w is None else y * w
+    normed: F32 = y if w is None else y * w
+    return normed
 
 
 @decomposition_of(rms_norm)
@@ -110,20 +111,20 @@ norm_rope = op("norm_rope", ("x", "w?", "positions", "freqs"), attrs={"eps": flo
                composite=True)
 
 
-
-
 @shape_of(norm_rope)
 def _(x: TensorType, *rest: TensorType, eps: float) -> TensorType:
     """rope(rms_norm(x, w)): queries (no w), window keys (w)."""
     require(len(rest) in (2, 3), "x, [w], positions, freqs")
-    assert rms_norm.shape is not None and rope.shape is not None
+    assert rms_norm.shape is not None
+    assert rope.shape is not None
     normed = rms_norm.shape(x, *rest[:-2], eps=eps)
     return rope.shape(normed, *rest[-2:], inverse=False)  # type: ignore[return-value]
 
 
 @reference_of(norm_rope)
 def _(x: F32, *rest: NDArray[np.generic], eps: float) -> F32:
-    assert rms_norm.reference is not None and rope.reference is not None
+    assert rms_norm.reference is not None
+    assert rope.reference is not None
     return rope.reference(rms_norm.reference(x, *rest[:-2], eps=eps), *rest[-2:],  # type: ignore
                           inverse=False)
 

@@ -36,7 +36,8 @@ def _(a: TensorType, b: TensorType, transpose_b: bool) -> TensorType:
 
 @reference_of(matmul)
 def _(a: F32, b: F32, transpose_b: bool) -> F32:
-    return np.matmul(a, np.swapaxes(b, -1, -2) if transpose_b else b)
+    y: F32 = np.matmul(a, np.swapaxes(b, -1, -2) if transpose_b else b)
+    return y
 
 
 cost_of(matmul)(inner_products)
@@ -65,19 +66,21 @@ group_linear = op("group_linear", ("x", "w"))
 
 @shape_of(group_linear)
 def _(x: TensorType, w: TensorType) -> TensorType:
-    """Block-diagonal: x[..., G, K], w[G * N, K] -> [..., G, N]; rows g*N.. of w belong to group g."""
+    """Block-diagonal: x[..., G, K], w[G * N, K] -> [..., G, N]; group g has rows g*N.. of w."""
     groups, k = x.shape[-2], x.shape[-1]
     rows = w.shape[0]
     require(isinstance(groups, int) and isinstance(rows, int) and rows % groups == 0
             and w.shape[1] == k, f"x {x.shape} does not fit w {w.shape}")
-    assert isinstance(groups, int) and isinstance(rows, int)
+    assert isinstance(groups, int)
+    assert isinstance(rows, int)
     return TensorType((*x.shape[:-1], rows // groups))
 
 
 @reference_of(group_linear)
 def _(x: F32, w: F32) -> F32:
-    return np.einsum("...gk,gnk->...gn", x, w.reshape(x.shape[-2], -1, x.shape[-1]),
-                     optimize=True).astype(np.float32)
+    y: F32 = np.einsum("...gk,gnk->...gn", x, w.reshape(x.shape[-2], -1, x.shape[-1]),
+                       optimize=True)
+    return y
 
 
 cost_of(group_linear)(inner_products)

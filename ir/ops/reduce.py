@@ -45,7 +45,8 @@ def _(x: TensorType, axis: int) -> TensorType:
 @reference_of(softmax)
 def _(x: F32, axis: int) -> F32:
     e = np.exp(x - x.max(axis, keepdims=True))
-    return (e / e.sum(axis, keepdims=True)).astype(np.float32)
+    y: F32 = (e / e.sum(axis, keepdims=True)).astype(np.float32)
+    return y
 
 
 @cost_of(softmax)
