@@ -1,4 +1,4 @@
-"""The artifact folder: written under a temporary name, renamed at the end, nothing left on errors."""
+"""The artifact folder: written under a temporary name and renamed at the end."""
 
 from __future__ import annotations
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from firstlight.codegen.tvm_bridge import PrimFunc
+if TYPE_CHECKING:
+    from firstlight.codegen.tvm_bridge import PrimFunc
 
 
 @dataclass(frozen=True)

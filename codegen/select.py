@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from firstlight.codegen.kernel import Kernel
-from firstlight.codegen.target import Target
+from firstlight.codegen.target import Override, Target
 from firstlight.ir.core import Module, Op
 from firstlight.ir.printer import print_function, print_op
 
@@ -19,6 +20,10 @@ class KernelSet:
     generic_only: bool = False
     kernels: dict[str, Kernel] = field(default_factory=dict)
     native: set[str] = field(default_factory=set)
+    overrides: Mapping[str, Override] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.overrides = {} if self.generic_only else self.target.overrides()
 
     def kernel(self, op: Op, module: Module, tokens: int) -> Kernel:
         """The kernel of `op`; `tokens` is the largest number of tokens of a call."""
@@ -37,7 +42,7 @@ class KernelSet:
     def _make(self, symbol: str, op: Op, module: Module, tokens: int) -> Kernel:
         from firstlight.codegen.generic import generic_kernel
 
-        override = None if self.generic_only else self.target.overrides.get(op.name)
+        override = self.overrides.get(op.name)
         kernel = override(symbol, op, tokens) if override else None
         if kernel is not None:
             self.native.add(symbol)

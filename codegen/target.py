@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,7 +44,8 @@ class Target:
     tier            A executed here, B compiled by the vendor's compiler, C emulated, D emitted
     capabilities    plain data the passes read
     requires        what the artifact's machine must have, e.g. CPU features
-    overrides       op name -> factory of a hand-written kernel
+    overrides       gives op name -> factory of a hand-written kernel; called when code is made,
+                    so that a plan needs no compiler
     packer          weight layouts of the overrides
     build           (kernels by symbol, output folder, processes or None) -> written files
     launcher        entry of the group `firstlight.launchers` that runs the artifact
@@ -57,7 +58,7 @@ class Target:
     requires: Mapping[str, Any]
     build: Callable[[Mapping[str, Kernel], Path, int | None], Sequence[Path]]
     launcher: str
-    overrides: Mapping[str, Override] = field(default_factory=dict)
+    overrides: Callable[[], Mapping[str, Override]] = dict
     packer: Packer | None = None
     versions: Callable[[], Mapping[str, str]] = dict
     api: int = API
@@ -68,5 +69,3 @@ class Target:
                 "F401", f"target '{self.name}' is written for API {self.api}", where=self.name,
                 why=f"this firstlight provides API {API}", try_="update the target plug-in",
             )
-        if self.overrides and self.packer is None:
-            raise ValueError(f"{self.name}: overrides need a packer")

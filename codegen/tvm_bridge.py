@@ -34,8 +34,8 @@ from tvm.tirx.compilation_pipeline import get_tir_pipeline, register_tir_pipelin
 from tvm.tirx.script.builder import ir as tirx_builder
 
 __all__ = [
-    "PrimFunc", "T", "Target", "build_object", "build_objects", "compile_module", "llvm_target", "named",
-    "prim_func", "s_tir", "spills", "te", "tirx", "tvm", "versions",
+    "PrimFunc", "T", "Target", "build_object", "build_objects", "compile_module",
+    "llvm_target", "named", "prim_func", "s_tir", "spills", "te", "tirx", "tvm", "versions",
 ]  # fmt: skip
 
 PrimFunc = tirx.PrimFunc

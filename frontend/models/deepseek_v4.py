@@ -2,7 +2,8 @@
 
 Shapes: B sequences of S tokens; D hidden, N streams, H heads of width c, r rope values, m the
 compression ratio of a layer. Numerics `float` is the mathematical function in float32; `released`
-adds the roundings the model was trained with (section 7).
+adds the roundings the model was trained with: section 7, its table of what is rounded where being
+the methods at the end of the class.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from firstlight.ir.array import Array, concat, size_of, trace
 from firstlight.ir.builder import Builder
 from firstlight.ir.core import Module
 from firstlight.ir.types import BLOCK_FP8, GROUP_FP4, StateType, TensorType
+from firstlight.runtime.errors import FirstlightError
+
+NUMERICS = ("float", "released")
 
 
 def build(config: ModelConfig, weight_types: dict[str, TensorType],
@@ -25,6 +29,10 @@ def build(config: ModelConfig, weight_types: dict[str, TensorType],
     score(tokens[B, S], pos[B], slot[B], weights..., states...) -> logits[B, S, V], states...
     prefill(..., last[B], ...) -> logits[B, 1, V] of token last[b] of this call, states...
     """
+    if numerics not in NUMERICS:
+        raise FirstlightError("F106", f"there are no numerics '{numerics}'", where="numerics",
+                              why=f"a model is built with one of {', '.join(NUMERICS)}",
+                              try_="numerics 'float', the mathematical function")
     tracer = Tracer(weight_types)
     model = DeepseekV4(config, tracer, numerics == "released")
     tracer.entry("score", model.score, ("tokens", "pos", "slot"))
@@ -44,21 +52,25 @@ class DeepseekV4:
 
     def score(self, m: Scope) -> Array:
         """Logits of every token of the call."""
-        return self.tracer.call(m, "head", self.head, "", x=self.tower(m))
+        x = self.tower(m)
+        with m.at("head"):
+            return self.tracer.call(m, "head", self.head, "", x=x)
 
     def prefill(self, m: Scope) -> Array:
         """Logits of the token `last`."""
         x, c = self.tower(m), self.config
         batch, tokens, n, d = x.shape[0], x.shape[1], c.hc_mult, c.hidden_size
-        last = m.inputs["last"].reshape(batch, 1)
-        x = x.reshape(batch, tokens, n * d).emit("gather_rows", last).reshape(batch, 1, n, d)
-        return self.tracer.call(m, "head_last", self.head, "", x=x)
+        with m.at("head"):
+            last = m.inputs["last"].reshape(batch, 1)
+            x = x.reshape(batch, tokens, n * d).emit("gather_rows", last).reshape(batch, 1, n, d)
+            return self.tracer.call(m, "head_last", self.head, "", x=x)
 
     def tower(self, m: Scope) -> Array:
         """4.1: N equal streams through all layers."""
         tokens, c = m.inputs["tokens"], self.config
-        h = m.weight("embed.weight").emit("embedding", tokens)
-        x = h.insert(2).broadcast(*tokens.shape, c.hc_mult, c.hidden_size)
+        with m.at("embed"):
+            h = self.bf16(m.weight("embed.weight").emit("embedding", tokens))
+            x = h.insert(2).broadcast(*tokens.shape, c.hc_mult, c.hidden_size)
         at = {"pos": m.inputs["pos"], "slot": m.inputs["slot"]}
         for i, layer in enumerate(c.layers):
             ratio = f"_{layer.ratio}" if layer.ratio else ""
@@ -82,14 +94,16 @@ class DeepseekV4:
         u, post, comb = self.hyper(m, "attn", x)
         with m.scope("attn"):
             y = self.attention(m, layer, u, pos, slot)
-        return self.mix(x, y, post, comb)
+        with m.at("hc_attn"):
+            return self.mix(x, y, post, comb)
 
     def ffn_sublayer(self, m: Scope, *, x: Array, tokens: Array | None = None) -> Array:
         """4.1: streams -> experts -> streams."""
         u, post, comb = self.hyper(m, "ffn", x)
         with m.scope("ffn"):
             y = self.experts(m, u, *self.router(m, u, tokens))
-        return self.mix(x, y, post, comb)
+        with m.at("hc_ffn"):
+            return self.mix(x, y, post, comb)
 
     # -- 4.2 hyper-connections ------------------------------------------------------------------
 
@@ -97,21 +111,24 @@ class DeepseekV4:
         """Coefficients from the streams, and the normed input of the sublayer."""
         c, n = self.config, self.config.hc_mult
         fn, base, scale = (m.weight(f"hc_{part}_{w}") for w in ("fn", "base", "scale"))
-        flat = x.reshape(*x.shape[:2], n * c.hidden_size)
-        z = rms_norm(flat, None, c.rms_norm_eps).emit("linear", fn)
 
         def coefficients(index: int, start: int, stop: int) -> Array:
             return (z.take(-1, start, stop) * scale.take(0, index, index + 1)
                     + base.take(0, start, stop))
 
-        pre = coefficients(0, 0, n).emit("sigmoid") + c.hc_eps
-        post = coefficients(1, n, 2 * n).emit("sigmoid") * 2.0
-        comb = coefficients(2, 2 * n, (2 + n) * n).reshape(*x.shape[:2], n, n)
-        comb = comb.softmax(-1) + c.hc_eps
-        comb = comb / (comb.sum(-2, keepdims=True) + c.hc_eps)
-        comb = self.sinkhorn(m, comb)
-        u = (pre.insert(-1) * x).sum(-2)
-        return rms_norm(u, m.weight(f"{part}_norm.weight"), c.rms_norm_eps), post, comb
+        with m.at(f"hc_{part}"):
+            flat = x.reshape(*x.shape[:2], n * c.hidden_size)
+            z = rms_norm(flat, None, c.rms_norm_eps).emit("linear", fn)
+            pre = coefficients(0, 0, n).emit("sigmoid") + c.hc_eps
+            post = coefficients(1, n, 2 * n).emit("sigmoid") * 2.0
+            comb = coefficients(2, 2 * n, (2 + n) * n).reshape(*x.shape[:2], n, n)
+            comb = comb.softmax(-1) + c.hc_eps
+            comb = comb / (comb.sum(-2, keepdims=True) + c.hc_eps)
+            comb = self.sinkhorn(m, comb)
+            u = self.bf16((pre.insert(-1) * x).sum(-2))
+        with m.at(f"{part}_norm"):
+            u = self.norm(u, m.weight(f"{part}_norm.weight"))
+        return u, post, comb
 
     def sinkhorn(self, m: Scope, comb: Array) -> Array:
         """(rows, columns) normalised hc_sinkhorn_iters - 1 times."""
@@ -121,7 +138,9 @@ class DeepseekV4:
             comb = comb / (comb.sum(-1, keepdims=True) + eps)
             return comb / (comb.sum(-2, keepdims=True) + eps)
 
-        body = trace("sinkhorn", normalise, (comb.type,), Builder("sinkhorn"))
+        builder = Builder("sinkhorn")
+        builder.loc = "sinkhorn"
+        body = trace("sinkhorn", normalise, (comb.type,), builder)
         m.builder.module = m.builder.module.with_function(body)
         return comb.emit("repeat", callee="sinkhorn", count=self.config.hc_sinkhorn_iters - 1)
 
@@ -141,11 +160,11 @@ class DeepseekV4:
         f = rope_frequencies(c, compressed=layer.kind != "window")
         freqs = m.constant(tuple(float(v) for v in f), (len(f),))
 
-        qr = rms_norm(self.linear(m, x, "wq_a"), m.weight("q_norm.weight"), c.rms_norm_eps)
+        qr = self.norm(self.linear(m, x, "wq_a"), m.weight("q_norm.weight"))
         q = self.linear(m, qr, "wq_b").reshape(batch, tokens, heads, width)
-        q = rope(rms_norm(q, None, c.rms_norm_eps), positions, freqs)
-        kv = rms_norm(self.linear(m, x, "wkv"), m.weight("kv_norm.weight"), c.rms_norm_eps)
-        kv = self.round_entry(rope(kv, positions, freqs))
+        q = self.rope(self.norm(q), positions, freqs)
+        kv = self.norm(self.linear(m, x, "wkv"), m.weight("kv_norm.weight"))
+        kv = self.round_entry(self.rope(kv, positions, freqs))
 
         entries = index = None
         if layer.kind != "window":
@@ -155,8 +174,9 @@ class DeepseekV4:
             with m.scope("indexer"):
                 index = self.index(m, layer, x, qr, pos, slot, positions, freqs)
         o = self.attend(m, q, kv, freqs, pos, slot, positions, entries, index)
-        o = self.bf16(o).reshape(batch, tokens, groups, heads * width // groups)
-        o = o.emit("group_linear", m.weight("wo_a.weight"))
+        o = o.reshape(batch, tokens, groups, heads * width // groups)
+        with m.at("wo_a"):
+            o = self.bf16(o.emit("group_linear", m.weight("wo_a.weight")))
         return self.linear(m, o.reshape(batch, tokens, groups * c.o_lora_rank), "wo_b")
 
     def attend(self, m: Scope, q: Array, kv: Array, freqs: Array, pos: Array, slot: Array,
@@ -193,22 +213,22 @@ class DeepseekV4:
         for part, (keys, _) in zip(logits, sources, strict=True):
             weights = (part - top).emit("exp")
             total = weights.sum(3, keepdims=True) + total
-            mixed = weights.matmul(keys)
+            mixed = self.bf16(weights).matmul(keys)          # the sum below is of float32 weights
             out = mixed if out is None else out + mixed
         assert out is not None
-        return rope(out / total, positions, freqs, inverse=True)
+        return self.rope(self.bf16(out / total), positions, freqs, inverse=True)
 
     # -- 4.7 compressors ------------------------------------------------------------------------
 
     def compress(self, m: Scope, layer: LayerSpec, x: Array, pos: Array, slot: Array,
                  freqs: Array, width: int, name: str) -> Array:
         """Append the entries of the blocks that this call completes; returns the entries."""
-        c, ratio, overlap = self.config, layer.ratio, layer.kind == "csa"
+        ratio, overlap = layer.ratio, layer.kind == "csa"
         batch, tokens = x.shape[:2]
         wide, rows = (2 * width, 2 * ratio) if overlap else (width, ratio)
         partial = m.state("partial", StateType("partial", 2 * wide, rows, ratio))
         entries = m.state("entries", StateType("entries", width, ratio=ratio))
-        value, gate = (x.emit("linear", m.weight(f"{w}.weight")) for w in ("wkv", "wgate"))
+        value, gate = (self.exact_linear(m, x, w) for w in ("wkv", "wgate"))
 
         positions = pos.reshape(batch, 1) + m.iota((1, tokens), 1)
         place = m.weight("ape").emit("embedding", positions % ratio)
@@ -230,8 +250,8 @@ class DeepseekV4:
             value = concat([before.take(-1, 0, width), value.take(-1, width, 2 * width)], 2)
             gate = concat([old_gate, gate.take(-1, width, 2 * width)], 2)
         pooled = self.bf16((gate.softmax(2) * value).sum(2))
-        normed = rms_norm(pooled, m.weight("norm.weight"), c.rms_norm_eps)
-        entry = rope(normed, number * ratio, freqs)
+        normed = self.norm(pooled, m.weight("norm.weight"))
+        entry = self.rope(normed, number * ratio, freqs)
         entry = self.round_entry(entry) if name == "keys" else self.round_index(entry)
         count = (pos + size_of(m.builder, tokens)) // ratio - done
         return m.update("entries", entries.emit("entries_append", entry, slot, done, count))
@@ -247,8 +267,8 @@ class DeepseekV4:
         with m.scope("compressor"):
             keys = self.compress(m, layer, x, pos, slot, freqs, width, "index")
         q = self.linear(m, qr, "wq_b").reshape(batch, tokens, heads, width)
-        q = self.round_index(rope(q, positions, freqs))
-        weights = x.emit("linear", m.weight("weights_proj.weight")) * heads ** -0.5
+        q = self.round_index(self.rope(q, positions, freqs))
+        weights = self.linear(m, x, "weights_proj") * heads ** -0.5
         capacity = keys.state.capacity
         entries = keys.emit("entries_read", slot).reshape(batch, 1, capacity, width)
         hits = (q.matmul(entries, transpose=True) * width ** -0.5).emit("relu")
@@ -262,7 +282,7 @@ class DeepseekV4:
     def router(self, m: Scope, x: Array, tokens: Array | None) -> tuple[Array, Array]:
         """Chosen experts [B, S, A] and their weights."""
         c = self.config
-        scores = x.emit("linear", m.weight("gate.weight")).emit("softplus").emit("sqrt")
+        scores = self.exact_linear(m, x, "gate").emit("softplus").emit("sqrt")
         if tokens is not None:
             index = m.weight("gate.tid2eid").emit("embedding", tokens)
         else:
@@ -272,14 +292,15 @@ class DeepseekV4:
 
     def experts(self, m: Scope, x: Array, index: Array, weights: Array) -> Array:
         """Weighted sum of the chosen experts, and the shared one."""
-        w1, w3, w2 = (m.weight(f"experts.{w}.weight") for w in ("w1", "w3", "w2"))
-        rounded = self.round_input(x, w1)
-        f = self.swiglu(*(rounded.emit("expert_linear", w, index) for w in (w1, w3)))
-        out = self.round_input(f, w2).emit("expert_linear", w2, index)
-        routed = (out * weights.insert(-1)).sum(-2)
+        with m.scope("experts"):
+            f = self.swiglu(*(self.expert_linear(m, x, w, index) for w in ("w1", "w3")))
+            if self.released:  # the reference weights what goes into w2, not what comes out
+                routed = self.expert_linear(m, self.bf16(f * weights.insert(-1)), "w2", index).sum(-2)
+            else:
+                routed = (self.expert_linear(m, f, "w2", index) * weights.insert(-1)).sum(-2)
         with m.scope("shared_experts"):
             shared = self.swiglu(self.linear(m, x, "w1"), self.linear(m, x, "w3"))
-            return routed + self.linear(m, shared, "w2")
+            return self.bf16(routed + self.linear(m, self.bf16(shared), "w2"))
 
     def swiglu(self, gate: Array, up: Array) -> Array:
         """silu(min(gate, limit)) * clamp(up, -limit, limit)."""
@@ -291,39 +312,69 @@ class DeepseekV4:
 
     def head(self, m: Scope, *, x: Array) -> Array:
         """Collapse the streams, norm, vocabulary projection: logits [B, S, V]."""
-        c, (batch, tokens, n, d) = self.config, x.shape
-        flat = rms_norm(x.reshape(batch, tokens, c.hc_mult * c.hidden_size), None, c.rms_norm_eps)
-        z = flat.emit("linear", m.weight("hc_head_fn"))
-        pre = (z * m.weight("hc_head_scale") + m.weight("hc_head_base")).emit("sigmoid") + c.hc_eps
-        h = rms_norm((pre.insert(-1) * x).sum(-2), m.weight("norm.weight"), c.rms_norm_eps)
-        return h.emit("linear", m.weight("head.weight"))
+        c = self.config
+        fn, scale, base = (m.weight(f"hc_head_{w}") for w in ("fn", "scale", "base"))
+        with m.at("hc_head"):
+            flat = x.reshape(*x.shape[:2], c.hc_mult * c.hidden_size)
+            z = rms_norm(flat, None, c.rms_norm_eps).emit("linear", fn)
+            pre = (z * scale + base).emit("sigmoid") + c.hc_eps
+            h = self.bf16((pre.insert(-1) * x).sum(-2))
+        with m.at("norm"):
+            h = self.norm(h, m.weight("norm.weight"))
+        return self.exact_linear(m, h, "head")
 
     # -- 7 released numerics --------------------------------------------------------------------
 
     def linear(self, m: Scope, x: Array, name: str) -> Array:
-        """x W^T; in numerics `released` the input of a quantised matrix is rounded, the output bf16."""
+        """x W^T: the input of a quantised matrix is rounded, the output bf16."""
         weight = m.weight(f"{name}.weight")
-        return self.bf16(self.round_input(x, weight).emit("linear", weight))
+        with m.at(name):
+            return self.bf16(self.round_input(x, weight).emit("linear", weight))
+
+    def expert_linear(self, m: Scope, x: Array, name: str, index: Array) -> Array:
+        """The same with one matrix per chosen expert."""
+        weight = m.weight(f"{name}.weight")
+        with m.at(name):
+            return self.bf16(self.round_input(x, weight).emit("expert_linear", weight, index))
+
+    def exact_linear(self, m: Scope, x: Array, name: str) -> Array:
+        """x W^T in float32 whatever the numerics: compressors, router, vocabulary head."""
+        weight = m.weight(f"{name}.weight")
+        with m.at(name):
+            return x.emit("linear", weight)
+
+    def norm(self, x: Array, weight: Array | None = None) -> Array:
+        """RMSNorm in float32, its result bf16."""
+        return self.bf16(rms_norm(x, weight, self.config.rms_norm_eps))
+
+    def rope(self, x: Array, positions: Array, freqs: Array, inverse: bool = False) -> Array:
+        """Rotary embedding in float32, its result bf16."""
+        return self.bf16(rope(x, positions, freqs, inverse))
 
     def round_input(self, x: Array, weight: Array) -> Array:
+        """What a quantised matrix is multiplied with: e4m3 in blocks of 128 of the inner axis."""
         assert isinstance(weight.type, TensorType)
         if not self.released or weight.type.codec not in (BLOCK_FP8, GROUP_FP4):
             return x
         return x.emit("round_e4m3", block=128)
 
     def round_entry(self, kv: Array) -> Array:
-        """Window and compressed keys: e4m3 in blocks of 64, the rope values bf16."""
-        if not self.released:
+        """Window and compressed keys: e4m3 in blocks of 64; the rope values stay bf16."""
+        width = self.config.head_dim
+        kept = width - self.config.qk_rope_head_dim
+        if not self.released or not kept:
             return kv
-        kept = self.config.head_dim - self.config.qk_rope_head_dim
-        tail = kv.take(-1, kept, self.config.head_dim).emit("round_bf16")
-        return concat([kv.take(-1, 0, kept).emit("round_e4m3", block=64), tail], -1) if kept else tail
+        rounded = kv.take(-1, 0, kept).emit("round_e4m3", block=64)
+        return concat([rounded, kv.take(-1, kept, width)], -1)
 
     def round_index(self, x: Array) -> Array:
         """Index queries and keys: Hadamard rotation, then e2m1 in blocks of 32."""
-        return x.emit("hadamard").emit("round_e2m1", block=32) if self.released else x
+        if not self.released:
+            return x
+        return self.bf16(x.emit("hadamard")).emit("round_e2m1", block=32)
 
     def bf16(self, x: Array) -> Array:
+        """Streams and activations between ops."""
         return x.emit("round_bf16") if self.released else x
 
 

@@ -6,12 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from firstlight.codegen.kernel import Kernel
-from firstlight.codegen.target import Target
-from firstlight.codegen.tvm_bridge import build_objects, versions
+from firstlight.codegen.target import Override, Target
 from firstlight.passes.capabilities import Capabilities
 from firstlight.runtime import cpu
 from firstlight.runtime.errors import FirstlightError
-from firstlight.targets.cpu.overrides import FACTORIES, overrides
 from firstlight.targets.cpu.packer import TilePacker
 from firstlight.targets.cpu.toolchain import link
 
@@ -20,11 +18,32 @@ V3 = ("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe")
 V4 = (*V3, "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl")
 
 
+# The ops with a hand-written kernel: the keys of `overrides.FACTORIES`, known without TVM.
+NATIVE = frozenset({
+    "compress", "embedding", "expert_ffn", "group_linear", "hybrid_attention", "hyper_head",
+    "hyper_post", "hyper_pre", "index_select", "linear", "linears", "norm_rope", "rms_norm", "rope",
+    "route", "route_hash",
+})
+
+
+def _versions() -> Mapping[str, str]:
+    from firstlight.codegen.tvm_bridge import versions
+
+    return versions()
+
+
 def _target(level: str, features: tuple[str, ...], lanes: int) -> Target:
     march = f"x86-64-{level}"
 
+    def hand_written() -> Mapping[str, Override]:
+        from firstlight.targets.cpu.overrides import overrides
+
+        return overrides(lanes)
+
     def build(kernels: Mapping[str, Kernel], folder: Path,
               jobs: int | None = None) -> Sequence[Path]:
+        from firstlight.codegen.tvm_bridge import build_objects
+
         code = folder / "code"
         code.mkdir()
         functions = {name: kernel.func for name, kernel in kernels.items()}
@@ -40,13 +59,13 @@ def _target(level: str, features: tuple[str, ...], lanes: int) -> Target:
         name=f"cpu-{march}",
         summary=f"x86-64 CPUs with {'AVX-512' if level == 'v4' else 'AVX2 and FMA'}",
         tier="A",
-        capabilities=Capabilities(native=frozenset(FACTORIES), vector_bytes=4 * lanes),
+        capabilities=Capabilities(native=NATIVE, vector_bytes=4 * lanes),
         requires={"arch": "x86_64", "features": sorted(features)},
         build=build,
         launcher="cpu",
-        overrides=overrides(lanes),
+        overrides=hand_written,
         packer=TilePacker(),
-        versions=versions,
+        versions=_versions,
     )
 
 
