@@ -108,7 +108,8 @@ def _(x: Array, fn: Array, base: Array, scale: Array, norm: Array, *, eps: float
     m = _coefficients(z, scale, base, 2, 2 * n, (2 + n) * n).reshape(*lead, n, n)
     m = m.softmax(-1) + hc_eps
     m = m / (m.sum(-2, keepdims=True) + hc_eps)
-    body = trace(f"sinkhorn_{n}_{hc_eps}", _round, (m.type,), Builder("", b.module), hc_eps=hc_eps)
+    name = f"sinkhorn_{n}_{hc_eps}"
+    body = trace(name, _round, (m.type,), Builder(name, b.module), hc_eps=hc_eps)
     b.module = b.module.with_function(body)
     m = m.emit("repeat", callee=body.name, count=rounds)
     collapsed = (pre.insert(-1) * x).sum(-2)
