@@ -260,9 +260,10 @@ def _generate(
             click.echo(piece, nl=False)  # click flushes
 
     text = model.tokenizer.stream() if as_text else None
+    generated = model.session().generate(ids, **sampling)  # refuses here, before any output
     began = first = time.perf_counter()
     try:
-        for token in model.session().generate(ids, **sampling):
+        for token in generated:
             first = first if new else time.perf_counter()
             new.append(token)
             write(text.push(token) if text else f"{',' if new[1:] else ''}{token}")

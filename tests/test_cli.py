@@ -129,13 +129,25 @@ def test_run_draws_the_same_tokens_from_the_same_seed(
         (["--tokens", "1,99999"], "F605"),
         (["--tokens", "1", "--temperature", "nan"], "F620"),
         (["--tokens", "1", "--top-p", "7"], "F620"),
-        (["--tokens", "1", "-n", "1000"], "F607"),
+        (["--tokens", "1", "--seed", "-1"], "F620"),
+        (["--prompt", "abc" * 40], "F607"),
     ],
 )
-def test_run_refuses(
+def test_run_refuses_before_it_prints(
     arguments: list[str], code: str, toy: Path, capsys: pytest.CaptureFixture[str]
 ):
+    assert run_command_line(["run", str(toy), *arguments]) == 1
+    assert capsys.readouterr().out == ""
     assert refusal_of(capsys, "run", toy, *arguments) == code
+
+
+def test_run_keeps_what_was_written_when_the_context_is_full(
+    toy: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert run_command_line(["run", str(toy), "--tokens", "1", "-n", "1000"]) == 1
+    out, err = capsys.readouterr()
+    assert len(out.split(",")) == 64  # the toy's context
+    assert err.startswith("error[F607]")
 
 
 def test_text_needs_a_tokenizer_and_tokens_do_not(
