@@ -30,6 +30,7 @@ from firstlight.targets.cpu.kernels.vecmath import (
     exp,
     flat,
     get,
+    hold,
     put,
     spread,
     sweep,
@@ -291,11 +292,11 @@ class _Core:
             tops[chain].value = T.max(tops[chain].value, score)
 
         visit(highest)
-        top = T.bind(T.max(tops[0].value, tops[1].value))
+        top = hold(T.max(tops[0].value, tops[1].value), lanes)
         sums = [Cell(exp(sink - top, lanes), lanes), Cell(spread(0.0, lanes), lanes)]
 
         def power(at: Expr, chain: int) -> None:
-            p = T.bind(exp(get(scratch.scores, at, lanes=lanes) - top, lanes))
+            p = hold(exp(get(scratch.scores, at, lanes=lanes) - top, lanes), lanes)
             sums[chain].value = sums[chain].value + p
             put(scratch.scores, p, at, lanes=lanes)
 

@@ -21,6 +21,7 @@ from firstlight.targets.cpu.kernels.vecmath import (
     exp,
     flat,
     get,
+    hold,
     put,
     spread,
     sweep,
@@ -90,7 +91,7 @@ def compress(
                 top.value = T.max(top.value, gate(source, j, channel, n))
 
             def gather(source: Expr, j: Expr, channel: Expr) -> None:
-                p = T.bind(exp(gate(source, j, channel, n) - top.value, n))
+                p = hold(exp(gate(source, j, channel, n) - top.value, n), n)
                 whole.value = whole.value + p
                 mixed.value = T.fma(p, value(source, j, channel, n), mixed.value)
 

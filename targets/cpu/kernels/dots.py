@@ -18,6 +18,7 @@ from firstlight.targets.cpu.kernels.vecmath import (
     ceil_div,
     decode,
     get,
+    hold,
     put,
     spread,
     wide,
@@ -40,7 +41,7 @@ def dot_tile(
     def step(cells: list[list[Cell]], i: Expr, n: int) -> None:
         xs = [T.bind(get(x, base + i, lanes=n)) for base in x_bases]
         for row, base in enumerate(w_bases):
-            v = T.bind(decode(w, codec, base + i, n))
+            v = hold(decode(w, codec, base + i, n), n)
             for token, value in enumerate(xs):
                 cells[token][row].value = T.fma(value, v, cells[token][row].value)
 

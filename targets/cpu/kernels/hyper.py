@@ -18,6 +18,7 @@ from firstlight.targets.cpu.kernels.vecmath import (
     exp,
     flat,
     get,
+    hold,
     put,
     sigmoid,
     spread,
@@ -167,8 +168,8 @@ def _collapse(x: Any, pre: list[Expr], y: Any, token: Expr, width: int, lanes: i
 
 def _lanes(v: Expr, n: int) -> list[Expr]:
     """The lanes of a vector as scalars."""
-    v = T.bind(v)
-    return [T.bind(T.Shuffle([v], [j])) for j in range(n)] if n > 1 else [v]
+    v = hold(v, n)
+    return [hold(T.Shuffle([v], [j])) for j in range(n)] if n > 1 else [v]
 
 
 def _sinkhorn(logits: list[Expr], hc_eps: float, rounds: int) -> list[Cell]:
@@ -176,18 +177,18 @@ def _sinkhorn(logits: list[Expr], hc_eps: float, rounds: int) -> list[Cell]:
     n, matrix = len(logits), []
     small = T.float32(hc_eps)
     for line in logits:
-        v = T.bind(line)
-        power = T.bind(exp(v - spread(across(v, n, T.max), n), n))
+        v = hold(line, n)
+        power = hold(exp(v - spread(across(v, n, T.max), n), n), n)
         matrix.append(Cell(power / spread(across(power, n, add), n) + spread(small, n), n))
 
     def rows() -> None:
         for line in matrix:
             v = T.bind(line.value)
-            line.value = v * spread(T.bind(T.float32(1) / (across(v, n, add) + small)), n)
+            line.value = v * spread(hold(T.float32(1) / (across(v, n, add) + small)), n)
 
     def columns() -> None:
         whole = tree([line.value for line in matrix]) + spread(small, n)
-        factor = T.bind(spread(1.0, n) / whole)
+        factor = hold(spread(1.0, n) / whole, n)
         for line in matrix:
             line.value = line.value * factor
 

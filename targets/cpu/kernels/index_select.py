@@ -22,6 +22,7 @@ from firstlight.targets.cpu.kernels.vecmath import (
     ceil_div,
     flat,
     get,
+    hold,
     put,
     spread,
     tree,
@@ -131,8 +132,9 @@ class _Scorer:
 
 def rank(score: Expr) -> Expr:
     """A uint32 that is smaller for larger scores; +0 and -0 are equal."""
-    score = T.bind(score)
-    bits = T.bind(T.reinterpret("uint32", T.Select(score == T.float32(0), T.float32(0), score)))
+    score = hold(score)
+    score = T.Select(score == T.float32(0), T.float32(0), score)
+    bits = hold(T.reinterpret("uint32", score), dtype="uint32")
     return T.Select(bits >= T.uint32(1 << 31), bits, bits ^ T.uint32((1 << 31) - 1))
 
 

@@ -14,6 +14,7 @@ from firstlight.targets.cpu.kernels.vecmath import (
     decode,
     flat,
     get,
+    hold,
     put,
     spread,
     sum_over,
@@ -26,11 +27,11 @@ def inverse_rms(width: int, eps: float, lanes: int, value: Callable[[Expr, int],
     """1 / sqrt(mean of value(i, lanes)**2 + eps), a float32."""
 
     def square(i: Expr, n: int) -> Expr:
-        v = T.bind(value(i, n))
+        v = hold(value(i, n), n)
         return v * v
 
     mean = sum_over(width, lanes, square) * T.float32(1.0 / width)
-    return T.bind(T.float32(1) / T.sqrt(mean + T.float32(eps)))
+    return hold(T.float32(1) / T.sqrt(mean + T.float32(eps)))
 
 
 def normalize(

@@ -11,6 +11,7 @@ from firstlight.targets.cpu.kernels.vecmath import (
     Expr,
     flat,
     get,
+    hold,
     put,
     sin_cos,
     spread,
@@ -58,7 +59,7 @@ def table(freqs: Any, pairs: int, position: Expr, lanes: int, inverse: bool = Fa
 
     def fill(i: Expr, n: int) -> None:
         s, c = sin_cos(get(freqs, i, lanes=n) * spread(place, n), n)
-        s, c = T.bind(s), T.bind(c)
+        s, c = hold(s, n), hold(c, n)
         minus = spread(0.0, n) - s
         first, second = (s, minus) if inverse else (minus, s)
         if n == 1:

@@ -14,6 +14,7 @@ from firstlight.targets.cpu.kernels.vecmath import (
     decode,
     flat,
     get,
+    hold,
     put,
     softplus,
     sweep,
@@ -44,7 +45,7 @@ def route(
             keys = T.alloc_buffer((experts,), "float32")
 
             def score(i: Expr, n: int) -> None:
-                s = T.bind(T.sqrt(softplus(get(z, base + i, lanes=n), n)))
+                s = hold(T.sqrt(softplus(get(z, base + i, lanes=n), n)), n)
                 put(scores, s, i, lanes=n)
                 put(keys, s + decode(offsets, bias, i, n), i, lanes=n)
 
@@ -120,6 +121,6 @@ def _normalize(weights: Any, out: Expr, k: int, scale: float) -> None:
     total = Cell(T.float32(0))
     with T.serial(k) as i:
         total.value = total.value + weights[out + i]
-    factor = T.bind(T.float32(scale) / total.value)
+    factor = hold(T.float32(scale) / total.value)
     with T.serial(k) as i:
         put(weights, weights[out + i] * factor, out + i)

@@ -63,6 +63,14 @@ class Cell:
         put(self._place, new, 0, lanes=self._lanes)
 
 
+def hold(value: Expr, lanes: int = 1, dtype: str = "float32") -> Expr:
+    """`value`, computed once. TVM's simplifier puts a `T.bind` back wherever it is used, and chains
+    of functions would grow exponentially until LLVM finds the common parts again; it does not look
+    through variables.
+    """
+    return T.bind(Cell(value, lanes, dtype).value)
+
+
 def flat(pointer: Any, dtype: str = "float32") -> Any:
     """The memory behind a pointer as one long row, indexed with 64 bits."""
     return T.decl_buffer((T.int64(MANY),), dtype, data=pointer)
@@ -109,11 +117,11 @@ def ceil_div(a: Expr, b: int) -> Expr:
 
 def across(v: Expr, lanes: int, join: Callable[[Expr, Expr], Expr]) -> Expr:
     """`join` of all lanes, a scalar: halves are joined, odd lanes taken one by one."""
-    v = T.bind(v)
+    v = hold(v, lanes)
     while lanes > 1 and lanes % 2 == 0:
         lanes //= 2
         low, high = (T.Shuffle([v], list(range(i, i + lanes))) for i in (0, lanes))
-        v = T.bind(join(low, high))
+        v = hold(join(low, high), lanes)
     return reduce(join, [T.Shuffle([v], [i]) for i in range(lanes)]) if lanes > 1 else v
 
 
@@ -149,7 +157,7 @@ def sum_over(n: int, lanes: int, term: Callable[[Expr, int], Expr]) -> Expr:
             rest.value = rest.value + term(i, 1)
     if not sums:
         return rest.value
-    return T.bind(across(tree([c.value for c in sums]), lanes, add) + rest.value)
+    return hold(across(tree([c.value for c in sums]), lanes, add) + rest.value)
 
 
 # ---- functions
@@ -170,12 +178,12 @@ def exp(x: Expr, lanes: int = 1) -> Expr:
     |r| <= ln 2 / 2, whose first left-out term is 5e-9.
     """
     low, high = spread(-88.03, lanes), spread(88.03, lanes)
-    x = T.bind(T.min(high, T.max(low, x)))  # in this order NaN stays NaN
-    n = T.bind(T.nearbyint(x * spread(1.4426950408889634, lanes)))
+    x = hold(T.min(high, T.max(low, x)), lanes)  # in this order NaN stays NaN
+    n = hold(T.nearbyint(x * spread(1.4426950408889634, lanes)), lanes)
     r = T.fma(n, spread(-0.693145751953125, lanes), x)
-    r = T.bind(T.fma(n, spread(-1.42860682030941723212e-6, lanes), r))
+    r = hold(T.fma(n, spread(-1.42860682030941723212e-6, lanes), r), lanes)
     taylor = (1 / 5040, 1 / 720, 1 / 120, 1 / 24, 1 / 6, 0.5)
-    p = T.fma(horner(r, taylor, lanes), T.bind(r * r), r + spread(1.0, lanes))
+    p = T.fma(horner(r, taylor, lanes), hold(r * r, lanes), r + spread(1.0, lanes))
     exponent = T.Cast(kind("int32", lanes), n) + spread(T.int32(127), lanes)
     power = T.shift_left(exponent, spread(T.int32(23), lanes))
     return p * T.reinterpret(kind("float32", lanes), power)
@@ -186,24 +194,24 @@ def log1p(u: Expr, lanes: int = 1) -> Expr:
 
     2 artanh(s), s = u / (2 + u) <= 1/3, as a series whose first left-out term is 2e-9 of the sum.
     """
-    s = T.bind(u / (u + spread(2.0, lanes)))
-    square = T.bind(s * s)
+    s = hold(u / (u + spread(2.0, lanes)), lanes)
+    square = hold(s * s, lanes)
     series = horner(square, [2 / (2 * k + 1) for k in range(8, -1, -1)], lanes)
     return s * series
 
 
 def sigmoid(z: Expr, lanes: int = 1) -> Expr:
     """1 / (1 + e**-z) with small relative error on both sides."""
-    z = T.bind(z)
-    e = T.bind(exp(spread(0.0, lanes) - T.abs(z), lanes))
+    z = hold(z, lanes)
+    e = hold(exp(spread(0.0, lanes) - T.abs(z), lanes), lanes)
     one = spread(1.0, lanes)
     return T.Select(z >= spread(0.0, lanes), one, e) / (one + e)
 
 
 def softplus(z: Expr, lanes: int = 1) -> Expr:
     """ln(1 + e**z) with small relative error everywhere; z itself where z is large."""
-    z = T.bind(z)
-    e = T.bind(exp(spread(0.0, lanes) - T.abs(z), lanes))
+    z = hold(z, lanes)
+    e = hold(exp(spread(0.0, lanes) - T.abs(z), lanes), lanes)
     return T.max(z, spread(0.0, lanes)) + log1p(e, lanes)
 
 
@@ -217,16 +225,16 @@ def sin_cos(angle: Expr, lanes: int = 1) -> tuple[Expr, Expr]:
     The quarter turn is subtracted by two fused operations: the first is exact, because the
     difference is a small multiple of the last bit of HALF_PI[0].
     """
-    angle = T.bind(angle)
-    n = T.bind(T.nearbyint(angle * spread(0.6366197723675814, lanes)))
+    angle = hold(angle, lanes)
+    n = hold(T.nearbyint(angle * spread(0.6366197723675814, lanes)), lanes)
     r = T.fma(n, spread(-HALF_PI[0], lanes), angle)
-    r = T.bind(T.fma(n, spread(-HALF_PI[1], lanes), r))
-    square = T.bind(r * r)
+    r = hold(T.fma(n, spread(-HALF_PI[1], lanes), r), lanes)
+    square = hold(r * r, lanes)
     s = horner(square, (2.75573192e-6, -1.98412698e-4, 8.33333333e-3, -1 / 6), lanes)
-    s = T.bind(T.fma(s * square, r, r))
+    s = hold(T.fma(s * square, r, r), lanes)
     c = horner(square, (2.48015873e-5, -1.38888889e-3, 1 / 24, -0.5), lanes)
-    c = T.bind(T.fma(c, square, spread(1.0, lanes)))
-    quarter = T.bind(T.Cast(kind("int32", lanes), n))
+    c = hold(T.fma(c, square, spread(1.0, lanes)), lanes)
+    quarter = hold(T.Cast(kind("int32", lanes), n), lanes, "int32")
     one, two = spread(T.int32(1), lanes), spread(T.int32(2), lanes)
     odd = T.bitwise_and(quarter, one) == one
     zero = spread(0.0, lanes)
