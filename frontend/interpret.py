@@ -52,15 +52,19 @@ class InterpreterSession:
             for v in model.args if isinstance(v.type, StateType)
         }
 
-    def step(self, tokens: Array) -> Array:
-        """Logits [B, S, V] of tokens [B, S], which continue the sequences."""
+    def step(self, tokens: Array, sequences: Sequence[int] | None = None) -> Array:
+        """Logits [b, S, V] of tokens [b, S], which continue `sequences` (b of them; default: all).
+
+        The other sequences stay where they are, so that each may be at a position of its own.
+        """
         tokens = np.asarray(tokens, np.int32)
-        inputs = {"tokens": tokens, "pos": self.pos, "slot": self.slot}
+        slot = self.slot if sequences is None else np.asarray(sequences, np.int32)
+        inputs = {"tokens": tokens, "pos": self.pos[slot], "slot": slot}
         known = inputs | self.model.weights | self.states
         out = interpreter.run(self.model.module, "score", [known[v.loc] for v in self.model.args],
                               {"B": len(tokens), "S": tokens.shape[1], "C": self.model.context})
         self.states.update(zip(self.states, out[1:], strict=True))
-        self.pos = self.pos + np.int32(tokens.shape[1])
+        self.pos[slot] += np.int32(tokens.shape[1])
         return out[0]
 
     def prefill(self, ids: Sequence[int], all_logits: bool = False) -> Array:

@@ -9,7 +9,7 @@ relative to the layer; the path becomes the `loc` of every value.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 from firstlight.ir import dims
@@ -47,6 +47,10 @@ class Scope:
         with self.builder.scope(name):
             yield
         self.path = outer
+
+    def at(self, name: str) -> AbstractContextManager[None]:
+        """Ops inside carry the module path `name`, but weights and states keep theirs."""
+        return self.builder.scope(name)
 
     def weight(self, name: str) -> Array:
         """The weight of this name, [out, in] for matrices."""

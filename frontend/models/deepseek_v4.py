@@ -295,7 +295,8 @@ class DeepseekV4:
         with m.scope("experts"):
             f = self.swiglu(*(self.expert_linear(m, x, w, index) for w in ("w1", "w3")))
             if self.released:  # the reference weights what goes into w2, not what comes out
-                routed = self.expert_linear(m, self.bf16(f * weights.insert(-1)), "w2", index).sum(-2)
+                f = self.bf16(f * weights.insert(-1))
+                routed = self.expert_linear(m, f, "w2", index).sum(-2)
             else:
                 routed = (self.expert_linear(m, f, "w2", index) * weights.insert(-1)).sum(-2)
         with m.scope("shared_experts"):
