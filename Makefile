@@ -14,7 +14,7 @@ STAMP := $(VENV)/stamp
 
 DEMO := build/tiny-v4-cpu
 PROMPT := 'The :mod:`json` module provides'
-SOURCES := $(shell find codegen frontend ir passes runtime targets examples -name '*.py' -o -name '*.[ch]' -o -path '*checkpoint/*')
+SOURCES := compiler.py $(shell find codegen frontend ir passes runtime targets examples -name '*.py' -o -name '*.[ch]' -o -path '*checkpoint/*')
 
 .PHONY: demo test oracle lint types golden clean
 
@@ -22,7 +22,6 @@ demo: $(DEMO)/manifest.json
 	$(BIN)/firstlight run $(DEMO) --prompt $(PROMPT) -n 48
 
 $(DEMO)/manifest.json: $(STAMP)/compile $(SOURCES)
-	@mkdir -p $(@D)/..
 	$(BIN)/firstlight compile examples/tiny-v4/checkpoint --target cpu -o $(DEMO) --force
 
 test: $(STAMP)/test
