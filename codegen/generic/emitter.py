@@ -8,7 +8,7 @@ work, the innermost one a vector where its length allows.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -27,6 +27,8 @@ PARALLEL_WORK = 1 << 14
 """Operations from which on a parallel region pays."""
 ASSUMED = 64
 """Stands for the number of tokens when work is estimated."""
+NO_CONTEXT = {"C": 0}
+"""Specialised states have rows instead of C // ratio, unless the context holds no block."""
 RUNS = (128, 32)
 """Reduced axes are cut into such runs first, so that all lanes of a vector have one codec scale."""
 
@@ -36,18 +38,17 @@ class Emitter:
 
     Args:
         tokens: the parameter `S`.
-        sizes: the other symbols of dimensions.
         module: the functions that `repeat` applies.
     """
 
-    def __init__(self, tokens: Expr, sizes: Mapping[str, int], module: Module) -> None:
-        self.tokens, self.sizes, self.module = tokens, sizes, module
+    def __init__(self, tokens: Expr, module: Module) -> None:
+        self.tokens, self.module = tokens, module
 
     # -- sizes ----------------------------------------------------------------------------------
 
     def extent(self, size: Size) -> Expr:
         """A dimension as an integer, or as an expression of `S`."""
-        size = dims.substitute(size, self.sizes)
+        size = dims.substitute(size, NO_CONTEXT)
         if not isinstance(size, Dim):
             return size
         if size.base is None:
@@ -55,7 +56,7 @@ class Emitter:
                 raise FirstlightError(
                     "F402", f"the size {size} is not known to a kernel", where="codegen.generic",
                     why="kernels have one size that is open: the number of tokens S",
-                    try_="pass context= to generic_kernel, after the pass specialize",
+                    try_="run the pass specialize first",
                 )
             return self.tokens
         base = self.extent(size.base)

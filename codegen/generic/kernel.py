@@ -23,15 +23,13 @@ from firstlight.ir.registry import lookup
 from firstlight.ir.types import StateType, TensorType, Type
 
 
-def generic_kernel(name: str, op: Op, module: Module, context: int = 0) -> Kernel:
+def generic_kernel(name: str, op: Op, module: Module) -> Kernel:
     """The kernel of any op but `call`, correct on every chip.
 
     Args:
         name: symbol of the kernel.
-        op: its operand and result types are specialised: B = 1, S a number or the symbol S.
+        op: specialised: B = 1, C is a number, S a number or the symbol S.
         module: where a `repeat` finds its callee.
-        context: the number behind the symbol C. State types keep it symbolic (capacity C // ratio),
-            so ops that read or append entries need it.
 
     Parameters and layouts are as `Kernel` describes them; all weights are as the checkpoint has
     them. Raises F401 for an op that cannot be lowered and F402 for an unknown size.
@@ -40,11 +38,10 @@ def generic_kernel(name: str, op: Op, module: Module, context: int = 0) -> Kerne
     function = alone["main"]
     labels = lookup(op.name).bind(len(op.operands))
     pointers = _pointers(op, labels)
-    sizes = {"B": 1} | ({"C": context} if context else {})
 
     def body(*parameters: Any) -> None:
         *given, tokens = parameters
-        e, args, buffers = Emitter(tokens, sizes, alone), [], []
+        e, args, buffers = Emitter(tokens, alone), [], []
         for label, arg in zip(labels, function.args, strict=True):
             count = len(pointer_types(arg.type))
             args.append(_operand(e, label, arg.type, given[:count]))

@@ -1,6 +1,7 @@
 """Generic kernels against the numpy references and against their decompositions, interpreted."""
 
 import itertools
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,12 +9,13 @@ import numpy as np
 import pytest
 
 from firstlight.codegen.generic import generic_kernel
-from firstlight.ir import dims
-from firstlight.ir.core import Module
+from firstlight.ir import codecs, dims
+from firstlight.ir.core import Module, Op
 from firstlight.ir.decompose import decompose
 from firstlight.ir.interpreter import run
 from firstlight.ir.registry import TABLE
 from firstlight.ir.types import BLOCK_FP8, GROUP_FP4, StateType, TensorType
+from firstlight.runtime.errors import FirstlightError
 from support.linked import Linked, aligned
 from support.op_cases import (
     CONTEXT,
@@ -29,6 +31,7 @@ from support.op_cases import (
 B, S = dims.B, dims.S
 I32 = TensorType((B,), "i32")
 TOLERANCE = 2e-6
+FIXED = {"B": 1, "C": CONTEXT}
 
 
 def f32(*shape: dims.Size, codec: str = "") -> TensorType:
@@ -268,12 +271,12 @@ def test_kernels_compute_what_the_references_say(family: str, tmp_path: Path) ->
     cases = list(FAMILIES[family]())
     kernels = {}
     for (i, case), tokens in itertools.product(enumerate(cases), ({}, {"S": 1})):
-        module = case.module({"B": 1} | tokens)
+        module = case.module(FIXED | tokens)
         name = f"{case.op}_{i}_{'decode' if tokens else 'prefill'}"
-        kernels[name] = generic_kernel(name, module["main"].ops[-1], module, CONTEXT)
+        kernels[name] = generic_kernel(name, module["main"].ops[-1], module)
     linked = Linked(kernels.values(), tmp_path)
     for i, case in enumerate(cases):
-        module = case.module({"B": 1})
+        module = case.module(FIXED)
         decomposed = decompose(module)
         for tokens in (1, 2, 7):
             check(linked, f"{case.op}_{i}", case, module, decomposed, tokens)
@@ -334,3 +337,60 @@ def test_every_code_and_scale_is_decoded_exactly(tmp_path: Path) -> None:
         with np.errstate(over="ignore"):
             np.testing.assert_array_equal(out[0].view(np.int32), weight.value.view(np.int32))
     linked.close()
+
+
+def test_entries_of_a_context_shorter_than_a_block(tmp_path: Path) -> None:
+    """No entry fits: nothing is selected, nothing is appended, attention sees the window only."""
+    cases = [c for c in composites() if ENTRIES.kind in {getattr(t, "kind", "") for t in c.types}]
+    cases = [c for c in cases if "index" not in TABLE[c.op].bind(len(c.types))]
+    made = {f"{c.op}_{i}": (c, c.module({"B": 1, "C": 3})) for i, c in enumerate(cases)}
+    linked = Linked([generic_kernel(n, m["main"].ops[0], m) for n, (_, m) in made.items()],
+                    tmp_path)
+    sizes, random = {"B": 1, "S": 2, "C": 3}, np.random.default_rng(0)
+    for name, (case, module) in made.items():
+        operands = list(case.arrays(random, sizes, 1, plain))
+        want = run(module, "main", [o.value for o in operands], sizes)
+        got = call(linked, name, case, operands, module, want, 2)
+        assert error(got, want) <= TOLERANCE, name
+    linked.close()
+
+
+def test_stacked_experts_of_more_than_2_to_the_31_elements(tmp_path: Path) -> None:
+    """The last expert is reached; memory that is never touched costs nothing."""
+    e, n, k = 256, 4096, 2048
+    case = Case("expert_linear", (f32(B, S, k), f32(e, n, k, codec=GROUP_FP4), i32(B, S, 1)))
+    module = case.module({"B": 1, "S": 1})
+    linked = Linked([generic_kernel("wide", module["main"].ops[0], module)], tmp_path)
+    random = np.random.default_rng(0)
+    codes, scales = untouched((e, n, k // 2)), untouched((e, n, k // 32))
+    codes[-1], scales[-1] = random.integers(0, 256, codes.shape[1:]), 127
+    x = aligned(random.standard_normal((1, 1, k)).astype(np.float32))
+    out = aligned(np.zeros((1, 1, 1, n), np.float32))
+    last = aligned(np.full((1, 1, 1), e - 1, np.int32))
+    linked("wide", [x, codes, scales, last, out], 1)
+    want = x[0, 0] @ codecs.decode_weight(codes[-1], scales[-1], GROUP_FP4).T
+    assert error([out[0, 0, 0]], [want]) <= TOLERANCE
+    linked.close()
+
+
+def untouched(shape: tuple[int, ...]) -> np.ndarray:
+    """Zeros at a 64-byte boundary that take no memory until they are written."""
+    room = np.zeros(math.prod(shape) + 64, np.uint8)
+    start = -room.ctypes.data % 64
+    return room[start : start + math.prod(shape)].reshape(shape)
+
+
+def test_a_call_has_no_kernel() -> None:
+    case = Case("repeat", (f32(B, S, 3, 3),), {"count": 1}, callee=halve_and_mix)
+    module = case.module({"B": 1})
+    op = module["main"].ops[0]
+    called = Op("call", op.operands, {"callee": "callee"}, op.results)
+    with pytest.raises(FirstlightError, match="F401"):
+        generic_kernel("call", called, module)
+
+
+def test_an_op_must_be_specialised() -> None:
+    case = Case("entries_read", (ENTRIES, I32))
+    module = case.module({})
+    with pytest.raises(FirstlightError, match="F402"):
+        generic_kernel("read", module["main"].ops[0], module)

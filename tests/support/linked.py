@@ -52,7 +52,7 @@ class Linked:
         """Run a kernel on aligned arrays, in the order of its pointers."""
         args = (Argument * (len(arrays) + 1))()
         for arg, array in zip(args, arrays, strict=False):
-            assert array.ctypes.data % 64 == 0
+            assert array.ctypes.data % 64 == 0 or not array.size
             arg.type, arg.value = 4, array.ctypes.data
         args[-1].type, args[-1].value = 1, tokens
         kernel = ctypes.cast(getattr(self.library, f"__tvm_ffi_{name}"), ctypes.c_void_p)

@@ -1,7 +1,7 @@
 """One-op modules, and arrays for their operands: ordinary data and hostile data."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -144,9 +144,9 @@ def from_codes(codes: np.ndarray, scales: np.ndarray, codec: str) -> Operand:
 
 
 def specialised(type_: Type, sizes: Mapping[str, int]) -> Type:
-    """A type with numbers for symbols (states keep theirs)."""
+    """A type with numbers for symbols, as the pass specialize makes it."""
     if isinstance(type_, StateType):
-        return type_
+        return replace(type_, rows=dims.evaluate(type_.capacity, sizes)) if "C" in sizes else type_
     shape = tuple(dims.substitute(d, sizes) for d in type_.shape)
     return TensorType(shape, type_.dtype, type_.codec)
 
