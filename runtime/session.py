@@ -178,9 +178,9 @@ class Session:
 
     def _stop_condition(self, stop: Stop | None, ignore_eos: bool) -> StopCondition:
         many = isinstance(stop, Iterable) and not isinstance(stop, str)
-        given = list(cast(Iterable[str | int], stop)) if many else [] if stop is None else [stop]
+        given = list(cast(Iterable[object], stop)) if many else [] if stop is None else [stop]
         strings = [s for s in given if isinstance(s, str)]
-        ids = [int(s) for s in given if not isinstance(s, str) and is_integer(s)]
+        ids = [int(cast(int, s)) for s in given if is_integer(s)]
         if len(strings) + len(ids) != len(given) or not all(strings):
             raise _refused("stop", stop, "non-empty strings and token ids, one or a list of them")
         token_array(ids, self.model.vocab_size)

@@ -251,7 +251,6 @@ EXPORT int64_t fl_run(fl_pool* pool, const fl_step* steps, int64_t n_steps, cons
 
 typedef int64_t i64x4 __attribute__((vector_size(32)));
 typedef float f32x8 __attribute__((vector_size(32)));
-
 typedef struct {
   const char* from;
   int64_t n; /* bytes to read, or rounds for each task */
