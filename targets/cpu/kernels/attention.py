@@ -37,14 +37,14 @@ from firstlight.targets.cpu.kernels.vecmath import (
     wide,
 )
 
-COLUMNS = 64
+COLUMNS = 96
 """Columns per chunk: the sums of a block of heads stay in the first-level cache."""
 
 ROWS = 32
 """Rows between two visits of a sum in memory."""
 
-HEADS = 4
-"""Heads per tile of the mix: with two vectors of columns, eight chains of FMAs."""
+MIX = {8: (4, 3), 16: (8, 2)}
+"""lanes -> (heads, vectors of columns) of a tile of the mix: 12 of 16 or 16 of 32 registers."""
 
 NOTHING = -3.0e38
 """Added to the score of a row that is not there."""
@@ -310,6 +310,7 @@ class _Core:
     ) -> None:  # fmt: skip
         """o = sum of weights times rows, for one block of heads and one chunk of columns."""
         lanes, width = self.block.lanes, self.block.width
+        heads, vectors = MIX[lanes]
         first = T.bind(chunk * COLUMNS)
         columns = T.bind(T.min(COLUMNS, width - first))
         sums = T.alloc_buffer((self.block.block * COLUMNS,), "float32")
@@ -317,16 +318,16 @@ class _Core:
             put(sums, spread(0.0, lanes), i * lanes, lanes=lanes)
         weights = T.bind(part * (scratch.places * self.block.block))
 
-        def tile(source: Rows, rows: tuple[Expr, Expr], head: Expr, at: Expr, vectors: int,
+        def tile(source: Rows, rows: tuple[Expr, Expr], head: Expr, at: Expr, count: int,
                  n: int) -> None:  # fmt: skip
-            """HEADS heads by `vectors` vectors of n columns, over rows[0] .. rows[1] - 1."""
-            where = [[T.bind((head + h) * COLUMNS + at + i * n) for i in range(vectors)]
-                     for h in range(HEADS)]  # fmt: skip
+            """`heads` heads by `count` vectors of n columns, over rows[0] .. rows[1] - 1."""
+            where = [[T.bind((head + h) * COLUMNS + at + i * n) for i in range(count)]
+                     for h in range(heads)]  # fmt: skip
             cells = [[Cell(get(sums, a, lanes=n), n) for a in line] for line in where]
             with T.serial(*rows) as j:
                 place = T.bind(source.start + j)
                 base = T.bind(self._base(scratch, source, place) + (first + at))
-                values = [T.bind(get(source.memory, base + i * n, lanes=n)) for i in range(vectors)]
+                values = [T.bind(get(source.memory, base + i * n, lanes=n)) for i in range(count)]
                 weight = T.bind(weights + place * self.block.block + head)
                 for h, line in enumerate(cells):
                     p = T.bind(spread(scratch.scores[weight + h], n))
@@ -336,16 +337,19 @@ class _Core:
                 for a, cell in zip(line, cell_line, strict=True):
                     put(sums, cell.value, a, lanes=n)
 
-        pair = 2 * lanes
         for source in sources:
             with T.serial(ceil_div(source.count, ROWS)) as group:
                 rows = (T.bind(group * ROWS), T.bind(T.min(group * ROWS + ROWS, source.count)))
-                with T.serial(self.block.block // HEADS) as turn:
-                    head = T.bind(turn * HEADS)
-                    with T.serial(columns // pair) as i:
-                        tile(source, rows, head, T.bind(i * pair), 2, lanes)
-                    if width % pair:
-                        with T.serial(columns // pair * pair, columns) as i:
+                with T.serial(self.block.block // heads) as turn:
+                    head, whole = T.bind(turn * heads), vectors * lanes
+                    with T.serial(columns // whole) as i:
+                        tile(source, rows, head, T.bind(i * whole), vectors, lanes)
+                    if width % COLUMNS % whole >= lanes or (width > COLUMNS and COLUMNS % whole):
+                        with T.serial(columns % whole // lanes) as i:
+                            at = T.bind(columns // whole * whole + i * lanes)
+                            tile(source, rows, head, at, 1, lanes)
+                    if width % lanes:
+                        with T.serial(columns // lanes * lanes, columns) as i:
                             tile(source, rows, head, i, 1, 1)
 
         limit = T.min(self.block.block, self.block.heads - block * self.block.block)
