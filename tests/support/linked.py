@@ -40,6 +40,7 @@ class Linked:
 
     def __init__(self, kernels: Iterable[Kernel], folder: Path) -> None:
         functions = {k.name: k.func for k in kernels}
+        self.names = frozenset(functions)
         built = build_object(functions, {"mcpu": MARCH}, folder / "kernels.o")
         link([built], folder / "kernels.so", MARCH)
         self.library = ctypes.CDLL(str(folder / "kernels.so"))
