@@ -13,7 +13,7 @@ from typing import Any
 
 from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.tvm_bridge import T, prim_func
-from firstlight.targets.cpu.kernels.gemv import factor, gemv_tile, x_copies
+from firstlight.targets.cpu.kernels.gemv import gemv_tile, x_copy
 from firstlight.targets.cpu.kernels.layouts import PLAIN, TILE
 from firstlight.targets.cpu.kernels.linear import store_rows
 from firstlight.targets.cpu.kernels.micro import Weight, swiglu, zeros
@@ -74,18 +74,18 @@ def _vector(
     lanes: int,
 ) -> None:  # fmt: skip
     w1, w3, w2, s1, s3, s2 = weights
-    xs = x_copies(x, 1, w1.k, (w1, w3, s1, s3), lanes)
+    x = x_copy(x, 1, w1.k, (w1, w3, s1, s3), lanes)
     routed, shared = _hidden_vectors(w2, chosen, lanes), _hidden_vectors(s2, 1, lanes)
 
     def routed_up(i: Expr) -> None:
         slot = T.bind(T.truncdiv(i, T.int32(w1.tiles)))
         tile = T.bind(i - slot * w1.tiles)
         at = T.bind(index[slot] * w1.tiles + tile)
-        scale = T.bind(T.broadcast(gates[slot] * T.float32(factor(w2)), lanes))
-        _store_swiglu(w1, w3, at, xs, limit, scale, routed, slot, tile, lanes)
+        scale = T.bind(T.broadcast(gates[slot], lanes))
+        _store_swiglu(w1, w3, at, x, limit, scale, routed, slot, tile, lanes)
 
     def shared_up(tile: Expr) -> None:
-        _store_swiglu(s1, s3, tile, xs, limit, spread(factor(s2), lanes), shared, 0, tile, lanes)
+        _store_swiglu(s1, s3, tile, x, limit, spread(1.0, lanes), shared, 0, tile, lanes)
 
     parallel_by_bytes([
         (chosen * w1.tiles, w1.tile_bytes + w3.tile_bytes, routed_up),
@@ -94,12 +94,12 @@ def _vector(
 
     def down(tile: Expr) -> None:
         sums = zeros(TILE // lanes, lanes)
-        values = gemv_tile(s2, tile, {factor(s2): shared}, lanes)
+        values = gemv_tile(s2, tile, shared, lanes)
         for cell, value in zip(sums, values, strict=True):
             cell.value = value
         with T.serial(chosen) as slot:
             at = T.bind(index[slot] * w2.tiles + tile)
-            values = gemv_tile(w2, at, {factor(w2): routed}, lanes, slot)
+            values = gemv_tile(w2, at, routed, lanes, slot)
             for cell, value in zip(sums, values, strict=True):
                 cell.value = cell.value + value
         store_rows(y, 0, 0, tile, w2.n, [c.value for c in sums], lanes)
@@ -118,12 +118,12 @@ def _hidden_vectors(down: Weight, rows: int, lanes: int) -> Any:
 
 
 def _store_swiglu(
-    gate: Weight, up: Weight, at: Expr, xs: dict[float, Any], limit: float, scale: Expr,
-    hidden: Any, row: Expr, tile: Expr, lanes: int,
+    gate: Weight, up: Weight, at: Expr, x: Any, limit: float, scale: Expr, hidden: Any, row: Expr,
+    tile: Expr, lanes: int,
 ) -> None:  # fmt: skip
     """One tile of f = swiglu(gate x, up x) * scale. Rows behind the matrix give zeros."""
-    gated = [T.bind(v) for v in gemv_tile(gate, at, xs, lanes)]
-    upped = [T.bind(v) for v in gemv_tile(up, at, xs, lanes)]
+    gated = [T.bind(v) for v in gemv_tile(gate, at, x, lanes)]
+    upped = [T.bind(v) for v in gemv_tile(up, at, x, lanes)]
     for half, (g, u) in enumerate(zip(gated, upped, strict=True)):
         value = swiglu(g, u, limit, lanes) * scale
         put(hidden, value, row, tile * TILE + half * lanes, lanes=lanes)

@@ -11,49 +11,28 @@ from typing import Any
 
 from firstlight.codegen.tvm_bridge import T
 from firstlight.targets.cpu.kernels.layouts import TILE
-from firstlight.targets.cpu.kernels.micro import FP8_UNIT, Weight, zeros
-from firstlight.targets.cpu.kernels.vecmath import Cell, Expr, get, put, spread, tree
-
-LIFT = 2.0**100
-"""Factor on x for fp8, whose decoded weights are value * 2**-120: products stay normal numbers."""
+from firstlight.targets.cpu.kernels.micro import Weight, zeros
+from firstlight.targets.cpu.kernels.vecmath import Cell, Expr, get, put, spread, sweep, tree
 
 
-def x_copies(
-    x: Any, rows: int, k: int, weights: Sequence[Weight], lanes: int
-) -> dict[float, Any]:
-    """Copies of x[rows, k] as the tiles read it: scaled, each row padded with zeros.
-
-    Returns {factor: buffer [rows, padded]}, one entry for each factor the weights' codecs need.
-    """
-    copies = {}
-    for power in sorted({factor(w) for w in weights}):
-        padded = max(w.padded for w in weights if factor(w) == power)
-        padded = -(-padded // lanes) * lanes
-        copy = T.alloc_buffer((rows, padded), "float32")
-        whole = k // lanes * lanes
-        with T.serial(rows) as r:
-            with T.serial(whole // lanes) as i:
-                value = get(x, r, i * lanes, lanes=lanes) * spread(power, lanes)
-                put(copy, value, r, i * lanes, lanes=lanes)
-            with T.serial(padded - whole) as i:
-                T.buffer_store(copy, T.float32(0), [r, whole + i])
-            with T.serial(k - whole) as i:
-                T.buffer_store(copy, x[r, whole + i] * T.float32(power), [r, whole + i])
-        copies[power] = copy
-    return copies
-
-
-def factor(weight: Weight) -> float:
-    """What x is multiplied by in the copy that this weight's tiles read."""
-    return LIFT if weight.micro.unit == FP8_UNIT else 1.0
+def x_copy(x: Any, rows: int, k: int, weights: Sequence[Weight], lanes: int) -> Any:
+    """x[rows, k] as the tiles read it: up to the padded K of every weight, zeros behind k."""
+    padded = max(w.padded for w in weights)
+    if padded == k:
+        return x
+    copy = T.alloc_buffer((rows, padded), "float32")
+    with T.serial(rows) as r:
+        sweep(k, lanes, lambda i, n: put(copy, get(x, r, i, lanes=n), r, i, lanes=n))
+        with T.serial(padded - k) as i:
+            T.buffer_store(copy, T.float32(0), [r, k + i])
+    return copy
 
 
 def gemv_tile(
-    weight: Weight, tile: Expr, x: dict[float, Any], lanes: int, row: Expr = 0
+    weight: Weight, tile: Expr, x: Any, lanes: int, row: Expr = 0
 ) -> list[Expr]:
-    """16 rows of W x[row] as ``16 // lanes`` vectors; `x` comes from `x_copies`."""
+    """16 rows of W x[row] as ``16 // lanes`` vectors; `x` comes from `x_copy`."""
     halves, form = TILE // lanes, weight.form
-    vector = x[factor(weight)]
     blocks = max(1, 4 // form.step)  # per turn, so that there are four chains of FMAs
     chains = 2 if form.step * lanes == 64 else 4  # fp4 at 256 bits: registers hold only two
     sums = [zeros(chains, lanes) for _ in range(halves)]
@@ -64,7 +43,7 @@ def gemv_tile(
             for half, values in enumerate(weight.block(tile, step, lanes)):
                 for k, value in enumerate(values):
                     chain = sums[half][(b * form.step + k) % chains]
-                    scalar = vector[row, step * form.step + k]
+                    scalar = x[row, step * form.step + k]
                     chain.value = chain.value + value * T.broadcast(scalar, lanes)
         if form.group:
             turns = form.group // form.step
@@ -83,9 +62,8 @@ def _close_group(
     lanes: int,
 ) -> None:  # fmt: skip
     value = tree([c.value for c in sums])
-    unlift = 1.0 / (weight.micro.unit * factor(weight))
-    if unlift != 1.0:  # before the scale, which may be as small as 2**-127
-        value = value * spread(unlift, lanes)
+    if weight.micro.unit != 1.0:  # before the scale, which may be as small as 2**-127
+        value = value * spread(1.0 / weight.micro.unit, lanes)
     grand.value = grand.value + value * weight.scale(tile, group, half, lanes)
     for chain in sums:
         chain.value = spread(0.0, lanes)

@@ -7,14 +7,14 @@ matrix-matrix kernel. N is padded to 16 rows and K to the codec's `pad`, both wi
 
     codec               packed codes               where (row r, k) of a block lies
     fp4e2m1/32:ue8m0    uint8 [.., T, K/8, 64]     r = 4a+d, k = 4h+2u+p: byte 16a+8u+2d+p, nibble h
-    fp8e4m3/128x128     uint8 [.., T, K/4, 64]     byte 4r+k
+    fp8e4m3/128x128     uint8 [.., T, K/4, 64]     k = 2q+p: byte 32q+2r+p
     bf16                uint16[.., T, K/2, 32]     word 2r+k
     f16                 uint16[.., T, K, 16]       word r
     f32                 float32[.., T, K, 16]      word r
 
     scales (fp4, fp8)   uint8 [.., T, K/group, 16] one ue8m0 byte per row and group of 32 or 128 k
 
-The nibble order of fp4 is what `pshufb` and `punpck` undo in one step at 256 and at 512 bits.
+The orders of fp4 and fp8 are what `pshufb` with `punpck`, and F16C, undo at 256 and at 512 bits.
 
 Layouts: ``tile16`` for [.., N, K], each [N, K] a matrix of its own (experts); ``tile16.groupedG``
 for a matrix [G*N, K] whose G groups of rows are multiplied with different vectors: every group is
@@ -131,10 +131,7 @@ def pack(
     full = np.zeros((*lead, nt * TILE, padded), word)
     full[..., :n, :k] = elements
     blocks = full.reshape(*lead, nt, TILE, padded // form.step, form.step)
-    if form.step == 8:
-        packed = _interleave(blocks)
-    else:
-        packed = np.swapaxes(blocks, -3, -2).reshape(*lead, nt, padded // form.step, form.words)
+    packed = _fold(blocks, form)
     if not form.group:
         return np.ascontiguousarray(packed), None
     assert scales is not None
@@ -152,7 +149,7 @@ def unpack(
     With groups the result is [G, N, K].
     """
     form, (*lead, n, k) = FORMS[codec], _matrices(layout, shape)
-    blocks = _deinterleave(codes) if form.step == 8 else codes.reshape(*codes.shape[:-1], TILE, -1)
+    blocks = _unfold(codes, form)
     nt = tiles(n)
     elements = np.swapaxes(blocks, -3, -2).reshape(*lead, nt * TILE, -1)[..., :n, :k]
     if scales is None:
@@ -199,20 +196,31 @@ def _nibbles(codes: Array) -> Array:
     return np.stack([codes & 15, codes >> 4], axis=-1).reshape(*codes.shape[:-1], -1)
 
 
-def _interleave(blocks: Array) -> Array:
-    """[.., 16 rows, blocks, 8 k] -> [.., blocks, 64 bytes]."""
-    *lead, _, count, _ = blocks.shape
+def _fold(blocks: Array, form: Form) -> Array:
+    """[.., 16 rows, blocks, step] -> [.., blocks, words]."""
+    *lead, _, count, step = blocks.shape
+    if step < 4:
+        return np.swapaxes(blocks, -3, -2).reshape(*lead, count, form.words)
     i = len(lead)
+    if step == 4:
+        split = blocks.reshape(*lead, TILE, count, 2, 2)  # r block q p
+        order = [*range(i), i + 1, i + 2, i, i + 3]
+        return split.transpose(order).reshape(*lead, count, form.words)
     split = blocks.reshape(*lead, 4, 4, count, 2, 2, 2)  # a d block h u p
     order = [*range(i), i + 2, i, i + 4, i + 1, i + 5, i + 3]  # block a u d p h
     low_high = split.transpose(order)
-    return (low_high[..., 0] | low_high[..., 1] << 4).reshape(*lead, count, 64)
+    return (low_high[..., 0] | low_high[..., 1] << 4).reshape(*lead, count, form.words)
 
 
-def _deinterleave(packed: Array) -> Array:
-    """[.., blocks, 64 bytes] -> [.., blocks, 16 rows, 8 k]."""
+def _unfold(packed: Array, form: Form) -> Array:
+    """[.., blocks, words] -> [.., blocks, 16 rows, step]."""
     *lead, count, _ = packed.shape
     i = len(lead) + 1
+    if form.step < 4:
+        return packed.reshape(*lead, count, TILE, form.step)
+    if form.step == 4:
+        split = packed.reshape(*lead, count, 2, TILE, 2)  # q r p
+        return split.swapaxes(-3, -2).reshape(*lead, count, TILE, 4)
     split = np.stack([packed & 15, packed >> 4], axis=-1).reshape(*lead, count, 4, 2, 4, 2, 2)
     order = [*range(i), i, i + 2, i + 4, i + 1, i + 3]  # a u d p h -> a d h u p
     return split.transpose(order).reshape(*lead, count, TILE, 8)

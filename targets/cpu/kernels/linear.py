@@ -7,7 +7,7 @@ from typing import Any
 
 from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.tvm_bridge import T, prim_func
-from firstlight.targets.cpu.kernels.gemv import gemv_tile, x_copies
+from firstlight.targets.cpu.kernels.gemv import gemv_tile, x_copy
 from firstlight.targets.cpu.kernels.layouts import PLAIN, TILE, grouped
 from firstlight.targets.cpu.kernels.micro import Weight
 from firstlight.targets.cpu.kernels.panel import panel_work
@@ -68,13 +68,13 @@ def _kernel(
 def _vector(
     x: Any, weights: Sequence[Weight], ys: Sequence[Any], groups: int, k: int, lanes: int
 ) -> None:
-    copies = x_copies(x, groups, k, weights, lanes)
+    padded = x_copy(x, groups, k, weights, lanes)
 
     def segment(weight: Weight, y: Any) -> tuple[int, int, Any]:
         def tile_body(tile: Expr) -> None:
             group = T.bind(T.truncdiv(tile, T.int32(weight.tiles)))
             local = T.bind(tile - group * weight.tiles)
-            values = gemv_tile(weight, tile, copies, lanes, group if groups > 1 else 0)
+            values = gemv_tile(weight, tile, padded, lanes, group if groups > 1 else 0)
             store_rows(y, 0, group * weight.n, local, weight.n, values, lanes)
 
         return weight.count * weight.tiles, weight.tile_bytes, tile_body

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from firstlight.codegen.tvm_bridge import T
-from firstlight.targets.cpu.kernels.vecmath import Expr
+from firstlight.targets.cpu.kernels.vecmath import Expr, wide
 
-UNIT = 64
-"""Costs are counted in units of 64 bytes, so that products with chunk numbers stay in 32 bits."""
 CHUNKS = 512
 """Most chunks of a region: several for each thread of any machine we know."""
 
@@ -23,22 +21,20 @@ def parallel_by_bytes(work: Sequence[tuple[int, int, Callable[[Expr], None]]]) -
     belongs to the chunk in which it starts. The pool gives each thread consecutive chunks, so a
     thread reads consecutive tiles.
     """
-    costs = [max(1, size // UNIT) for _, size, _ in work]
-    whole = sum(n * c for (n, _, _), c in zip(work, costs, strict=True))
-    chunks = min(CHUNKS, sum(n for n, _, _ in work), 2**31 // (whole + 1))
+    whole = sum(n * size for n, size, _ in work)
+    chunks = min(CHUNKS, sum(n for n, _, _ in work))
     with T.parallel(chunks) as chunk:
         start = 0
-        for (count, _, body), cost in zip(work, costs, strict=True):
-            first = T.bind(_first_tile(chunk, chunks, whole, start, cost, count))
-            last = T.bind(_first_tile(chunk + 1, chunks, whole, start, cost, count))
+        for count, size, body in work:
+            first = T.bind(_first_tile(chunk, chunks, whole, start, size, count))
+            last = T.bind(_first_tile(chunk + 1, chunks, whole, start, size, count))
             with T.serial(last - first) as i:
                 body(first + i)
-            start += count * cost
+            start += count * size
 
 
-def _first_tile(
-    chunk: Expr, chunks: int, whole: int, start: int, cost: int, count: int
-) -> Expr:
-    """First tile of a segment that starts at or after the chunk's first unit."""
-    edge = T.truncdiv(chunk * whole, T.int32(chunks)) - start
-    return T.max(0, T.min(count, T.truncdiv(T.max(edge, 0) + (cost - 1), T.int32(cost))))
+def _first_tile(chunk: Expr, chunks: int, whole: int, start: int, size: int, count: int) -> Expr:
+    """First tile of a segment that starts in or after the chunk."""
+    edge = T.truncdiv(wide(chunk) * T.int64(whole), T.int64(chunks)) - T.int64(start)
+    tile = T.truncdiv(T.max(edge, T.int64(0)) + T.int64(size - 1), T.int64(size))
+    return T.Cast("int32", T.min(tile, T.int64(count)))
