@@ -100,8 +100,12 @@ class Emitter:
     # -- loops ----------------------------------------------------------------------------------
 
     @contextmanager
-    def loops(self, extents: Sequence[Expr], work: float = 1) -> Iterator[list[Expr]]:
-        """A loop for each extent, 0 where it is 1; `work` operations in each innermost step."""
+    def loops(self, extents: Sequence[Expr], work: float) -> Iterator[list[Expr]]:
+        """A loop for each extent, 0 where it is 1.
+
+        `work` is the number of operations of an innermost step; 0 means that the loops reduce, so
+        that none of them may be parallel.
+        """
         heavy = work * _steps(extents)
         index: list[Expr] = []
         with ExitStack() as stack:
@@ -147,7 +151,7 @@ class Emitter:
             total = named("total", T.alloc_buffer((lanes,), DTYPES[r.type.dtype]))
             with vectors(lanes) as i, T.sblock(f"{name}_start"):
                 T.buffer_store(total, _start(r), [_lane(lanes, i)])
-            with self.loops(inner) as steps, vectors(lanes) as i, T.sblock(name):
+            with self.loops(inner, 0) as steps, vectors(lanes) as i, T.sblock(name):
                 lane = _lane(lanes, i)
                 index = result(at, lane)
                 k: Expr = 0

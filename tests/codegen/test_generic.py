@@ -166,6 +166,8 @@ def reductions() -> Iterator[Case]:
                        (plain, outliers))
         yield Case(name, (f32(B, S, dims.add(S, 3)),), {"axis": 2, "keepdims": keepdims})
         yield Case(name, (f32(B, S, 7),), {"axis": 2, "keepdims": keepdims})
+    for shape in ((B, S, 16411), (B, S, 16411, 2)):  # long enough for a parallel loop, and must not
+        yield Case("reduce_sum", (f32(*shape),), {"axis": 2, "keepdims": False}, (ties,))
     for axis, shape in ((2, (B, S, 8, 6)), (3, (B, S, 3, 64)), (2, (B, S, 9))):
         yield Case("softmax", (f32(*shape),), {"axis": axis}, (plain, zero_rows, outliers, ties))
     yield Case("softmax", (f32(B, S, 64),), {"axis": 2}, values={"x": extreme})
