@@ -112,6 +112,10 @@ class Array:
     def __and__(self, other: Array) -> Array:
         return self.emit("logical_and", other)
 
+    def __bool__(self) -> bool:
+        raise TypeError("a traced array has no truth value: nothing is computed while tracing; "
+                        "use `where`, or decide by shapes and config")
+
     def minimum(self, other: Array | Number) -> Array:
         """Elementwise smaller value."""
         return self._binary("minimum", other)
