@@ -1,0 +1,70 @@
+"""The benchmark runs end to end on a very small model, and counts what the model has."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from firstlight.frontend.checkpoint import read_checkpoint
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+SMALL = {
+    "hidden_size": 128, "vocab_size": 256, "num_hidden_layers": 3, "compress_ratios": [0, 4, 8],
+    "num_hash_layers": 1, "num_attention_heads": 4, "head_dim": 64, "qk_rope_head_dim": 16,
+    "q_lora_rank": 64, "o_groups": 2, "o_lora_rank": 32, "n_routed_experts": 4,
+    "num_experts_per_tok": 2, "moe_intermediate_size": 64, "index_n_heads": 2,
+    "index_head_dim": 64, "index_topk": 4, "sliding_window": 16, "max_position_embeddings": 256,
+}  # fmt: skip
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "small.json"
+    path.write_text(json.dumps(json.loads((BENCHMARKS / "bench_config.json").read_text()) | SMALL))
+    return path
+
+
+def script(name: str, *arguments: object) -> str:
+    command = [sys.executable, str(BENCHMARKS / name), *map(str, arguments)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def test_checkpoint_is_sane_and_the_same_for_a_seed(config: Path, tmp_path: Path) -> None:
+    for out in ("a", "b"):
+        script("checkpoint.py", "--config", config, "--out", tmp_path / out)
+    shards = [(tmp_path / out / "model.safetensors").read_bytes() for out in ("a", "b")]
+    assert shards[0] == shards[1]
+    source = read_checkpoint(tmp_path / "a")
+    for name, weight in source.tensors.items():
+        values = weight.decode()
+        assert np.isfinite(values).all(), name
+        if name.endswith(("w1.weight", "w2.weight", "wq_b.weight", "wo_a.weight")):
+            assert 0.8 < values.std() * np.sqrt(values.shape[-1]) < 1.2, name
+    chosen = source.tensors["layers.0.ffn.gate.tid2eid"].decode()
+    assert all(len(set(row)) == len(row) for row in chosen.tolist())
+
+
+def test_benchmark_measures_and_profiles(config: Path, tmp_path: Path) -> None:
+    checkpoint, artifact, lines = (tmp_path / n for n in ("checkpoint", "artifact", "out.jsonl"))
+    text = script("bench.py", "--compile", "--config", config, "--checkpoint", checkpoint,
+                  "--artifact", artifact, "--compile-option=--chunk=8", "--prefill", "12",
+                  "--decode", "20", "--samples", "2", "--generate", "2", "--profile",
+                  "--threads", "1", "--jsonl", lines)
+    assert "expert_ffn ffn.experts.w1.weight" in text
+    compiled, prefill, decode = map(json.loads, lines.read_text().splitlines())
+    assert compiled["test"] == "compile"
+    assert compiled["rss"] > 10 << 20
+    for record in (prefill, decode):
+        assert {"peer", "variant", "samples", "rss", "load_s"} <= record.keys()
+        assert min(record["samples"]) > 0
+
+    # one read of everything but the experts, of which half are chosen, and one embedding row
+    weights = read_checkpoint(checkpoint).tensors
+    routed = sum(w.nbytes for n, w in weights.items() if ".experts." in n)
+    tables = sum(w.nbytes for n, w in weights.items() if n.endswith(("embed.weight", "tid2eid")))
+    least = sum(w.nbytes for w in weights.values()) - tables - routed / 2
+    assert least <= decode["bytes_per_token"] <= 1.25 * least
+    assert prefill["bytes_per_token"] < decode["bytes_per_token"]
