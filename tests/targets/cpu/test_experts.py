@@ -61,8 +61,11 @@ def tokens_of(rng, count, experts, chosen, d):
 
 
 @pytest.mark.parametrize("lanes", LANES)
-@pytest.mark.parametrize("mix", MIXES)
-@pytest.mark.parametrize(("experts", "chosen", "d", "inner"), [(8, 2, 64, 32), (7, 5, 130, 100)])
+@pytest.mark.parametrize(
+    ("mix", "experts", "chosen", "d", "inner"),
+    [("released", 8, 2, 64, 32), ("base", 7, 5, 130, 100), ("plain", 2, 1, 40, 24),
+     ("mixed", 7, 5, 130, 100), ("released", 3, 3, 256, 160)],
+)  # fmt: skip
 def test_against_numpy(experts, chosen, d, inner, mix, lanes):
     rng = np.random.default_rng(1)
     for tokens, counts in ((1, [1]), (64, [1, 2, 7, 64])):

@@ -32,7 +32,7 @@ def hostile(rng: np.random.Generator, *shape: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("lanes", LANES)
-@pytest.mark.parametrize(("turn", "k"), enumerate([8, 40, 320, 130]))
+@pytest.mark.parametrize(("turn", "k"), [(0, 8), (1, 40), (2, 320), (3, 130)])
 def test_all_codecs_side_by_side(turn, k, lanes):
     rng = np.random.default_rng(k)
     sizes = (1, 24, 100, 129)
@@ -66,8 +66,8 @@ def test_all_scales_are_exact(codec, tokens, exponents, lanes):
 
 
 @pytest.mark.parametrize("lanes", LANES)
-@pytest.mark.parametrize("codec", CODECS)
-@pytest.mark.parametrize(("groups", "n", "k"), [(6, 24, 130), (2, 16, 64), (1, 40, 32)])
+@pytest.mark.parametrize("codec", [FP4, FP8, "bf16"])
+@pytest.mark.parametrize(("groups", "n", "k"), [(6, 24, 130), (2, 16, 64)])
 def test_groups(codec, groups, n, k, lanes):
     rng = np.random.default_rng(groups)
     weight = random_weight(rng, codec, (groups * n, k), grouped(groups))
