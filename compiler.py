@@ -90,7 +90,7 @@ def plan_checkpoint(checkpoint: Path | str,
         if entry.name == "decode":
             for step in plan.steps:
                 ops[step.op.name] = ops.get(step.op.name, 0) + 1
-    state = state_plan(job.fused, job.context)
+    state = state_plan(job.fused, job.planned)
     native = job.target.capabilities.native if options.kernels == "default" else frozenset()
     return {
         "target": target.name, "context": job.context, "chunk": job.chunk,

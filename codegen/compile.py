@@ -44,12 +44,17 @@ class CompileOptions:
 
 @dataclass(frozen=True)
 class Job:
-    """A model on its way to a target: the fused module and the limits."""
+    """A model on its way to a target: the fused module and the limits.
+
+    `planned` is the context that states are sized for: at least one block of every ratio, because
+    a state without rows has no address.
+    """
 
     module: Module
     fused: Module
     target: Target
     context: int
+    planned: int
     chunk: int
     pipeline: str
 
@@ -87,7 +92,8 @@ def prepare(module: Module, max_positions: int, target: Target, options: Compile
         )
     pipeline = PIPELINE if options.pipeline is None else options.pipeline
     fused = run_pipeline(module, pipeline, dump_dir=options.dump_ir)
-    return Job(module, fused, target, context, chunk, pipeline)
+    ratios = [v.type.ratio for v in module["score"].args if isinstance(v.type, StateType)]
+    return Job(module, fused, target, context, max(context, *ratios), chunk, pipeline)
 
 
 def plans(job: Job) -> Iterator[tuple[Entry, Module, Plan, dict[str, int], int]]:
@@ -98,7 +104,7 @@ def plans(job: Job) -> Iterator[tuple[Entry, Module, Plan, dict[str, int], int]]
         base += 64 if name != "tokens" else -(-4 * job.chunk // 64) * 64
     for entry in _entries(job.chunk):
         tokens = entry.tokens if entry.tokens == 1 else 0
-        module = Specialize(entry=entry.function, tokens=tokens, context=job.context).run(job.fused)
+        module = Specialize(entry=entry.function, tokens=tokens, context=job.planned).run(job.fused)
         function = module[entry.function]
         logits = function.results[0].type
         assert isinstance(logits, TensorType)
@@ -134,7 +140,7 @@ def compile_module(job: Job, sources: Mapping[str, Any], out: Path, options: Com
         model: the manifest's `model` section.
         copies: files to copy, by their name in the artifact.
     """
-    state = state_plan(job.fused, job.context)
+    state = state_plan(job.fused, job.planned)
     kernels = KernelSet(job.target, options.kernels == "generic")
     program = ProgramWriter(kernels, {t["name"]: t["offset"] for t in state["tensors"]})
     for done, (entry, module, plan, inputs, logits) in enumerate(plans(job)):
