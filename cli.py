@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -129,13 +130,17 @@ def _compiler(command: str) -> Iterator[None]:
         missing = (error.name or "").partition(".")[0]
         if missing not in COMPILER_PACKAGES:
             raise
-        raise FirstlightError(
-            "F701",
-            "the compiler is not installed",
-            where=f"firstlight {command}",
-            why=f"the package {missing!r} is missing (running artifacts does not need it)",
-            try_="pip install 'firstlight[compile]'",
-        ) from error
+        raise _no_compiler(command, missing) from error
+
+
+def _no_compiler(command: str, missing: str) -> FirstlightError:
+    return FirstlightError(
+        "F701",
+        "the compiler is not installed",
+        where=f"firstlight {command}",
+        why=f"the package {missing!r} is missing (running artifacts does not need it)",
+        try_="pip install 'firstlight[compile]'",
+    )
 
 
 @cli.command("compile", epilog=STATUSES)
@@ -179,6 +184,9 @@ def compile_command(
         if out is None or dry_run:
             _emit(plan_checkpoint(checkpoint, options), as_json)
             return
+        for package in sorted(COMPILER_PACKAGES):  # now, not after the passes
+            if find_spec(package) is None:
+                raise _no_compiler("compile", package)
         began = time.perf_counter()
         with Progress(quiet or as_json) as progress:
             report = compile_checkpoint(checkpoint, out, options, progress)
