@@ -250,7 +250,12 @@ EXPORT int64_t fl_run(fl_pool* pool, const fl_step* steps, int64_t n_steps, cons
 /* ---- measuring sticks ---- */
 
 typedef int64_t i64x4 __attribute__((vector_size(32)));
-typedef float f32x8 __attribute__((vector_size(32)));
+#ifdef __AVX512F__ /* the widest vectors of the target: what its peak is measured with */
+enum { LANES = 16 };
+#else
+enum { LANES = 8 };
+#endif
+typedef float wide __attribute__((vector_size(4 * LANES)));
 typedef struct {
   const char* from;
   int64_t n; /* bytes to read, or rounds for each task */
@@ -283,14 +288,14 @@ enum { CHAINS = 12 }; /* enough independent chains to hide the latency of two un
 static int fma_task(int task, task_env* env, void* data) {
   (void)task, (void)env;
   stick* s = data;
-  f32x8 a[CHAINS], b = {0}, c = {0};
+  wide a[CHAINS], b = {0}, c = {0};
   b += 0.999f, c += 1e-3f;
   for (int i = 0; i < CHAINS; ++i) a[i] = c * (float)i;
   for (int64_t k = 0; k < s->n; ++k)
 #pragma GCC unroll 12
     for (int i = 0; i < CHAINS; ++i) a[i] = a[i] * b + c;
   for (int i = 1; i < CHAINS; ++i) a[0] += a[i];
-  s->sum += a[0][0] > 0 ? (int64_t)CHAINS * 8 * 2 * s->n : 0;
+  s->sum += a[0][0] > 0 ? (int64_t)CHAINS * LANES * 2 * s->n : 0;
   return 0;
 }
 
