@@ -110,7 +110,10 @@ def parse(text: str) -> Size:
     tokens = _TOKEN.findall(text)
     if "".join(tokens) != text or not tokens:
         raise _unsupported(text)
-    dim, rest = _parse(tokens)
+    try:
+        dim, rest = _parse(tokens)
+    except (IndexError, ValueError, ZeroDivisionError, RecursionError) as e:
+        raise _unsupported(text[:60]) from e
     if rest:
         raise _unsupported(text)
     return dim
