@@ -47,6 +47,7 @@ class Form:
         group: k that share a scale, 0 without scales.
         grid: matrix rows that share a scale.
         pad: K is padded to a multiple of this.
+        dense: codes in one shipped element.
     """
 
     dtype: str
@@ -55,6 +56,7 @@ class Form:
     group: int
     grid: int
     pad: int
+    dense: int = 1
 
     @property
     def block_bytes(self) -> int:
@@ -75,7 +77,7 @@ class Form:
 
 
 FORMS = {
-    "fp4e2m1/32:ue8m0": Form("uint8", 8, 64, 32, 1, 32),
+    "fp4e2m1/32:ue8m0": Form("uint8", 8, 64, 32, 1, 32, 2),
     "fp8e4m3/128x128:ue8m0": Form("uint8", 4, 64, 128, 128, 128),
     "bf16": Form("uint16", 2, 32, 0, 0, 4),
     "f16": Form("uint16", 1, 16, 0, 0, 4),
@@ -123,15 +125,14 @@ def pack(
     """
     form, (*lead, n, k) = FORMS[codec], _matrices(layout, shape)
     codes = codes.reshape(*lead, n, -1)
-    word = np.dtype(form.dtype)
-    elements = _nibbles(codes) if form.step == 8 else codes.view(word)
-    if elements.shape != (*lead, n, k):
-        raise ValueError(f"codes {elements.shape} do not have the shape {(*lead, n, k)}")
-    nt, padded = tiles(n), form.steps(k) * form.step
-    full = np.zeros((*lead, nt * TILE, padded), word)
-    full[..., :n, :k] = elements
-    blocks = full.reshape(*lead, nt, TILE, padded // form.step, form.step)
-    packed = _fold(blocks, form)
+    elements = codes.view(form.dtype)
+    columns = -(-k // form.dense)
+    if elements.shape != (*lead, n, columns):
+        raise ValueError(f"codes {elements.shape} do not have the shape {(*lead, n, columns)}")
+    nt, steps, width = tiles(n), form.steps(k), form.step // form.dense
+    full = np.zeros((*lead, nt * TILE, steps * width), form.dtype)
+    full[..., :n, :columns] = elements
+    packed = _fold(full.reshape(*lead, nt, TILE, steps, width), form)
     if not form.group:
         return np.ascontiguousarray(packed), None
     assert scales is not None
@@ -190,26 +191,22 @@ def _row_scales(
     return scales[..., (first_row + np.arange(n)) // form.grid, :]
 
 
-def _nibbles(codes: Array) -> Array:
-    """uint8 [.., K/2] -> one code per element [.., K], even k from the low nibble."""
-    codes = codes.view(np.uint8)
-    return np.stack([codes & 15, codes >> 4], axis=-1).reshape(*codes.shape[:-1], -1)
-
-
 def _fold(blocks: Array, form: Form) -> Array:
-    """[.., 16 rows, blocks, step] -> [.., blocks, words]."""
-    *lead, _, count, step = blocks.shape
-    if step < 4:
+    """[.., 16 rows, blocks, step] -> [.., blocks, words]; of fp4 the bytes as shipped."""
+    *lead, _, count, _ = blocks.shape
+    if form.step < 4:
         return np.swapaxes(blocks, -3, -2).reshape(*lead, count, form.words)
     i = len(lead)
-    if step == 4:
+    if form.step == 4:
         split = blocks.reshape(*lead, TILE, count, 2, 2)  # r block q p
         order = [*range(i), i + 1, i + 2, i, i + 3]
         return split.transpose(order).reshape(*lead, count, form.words)
-    split = blocks.reshape(*lead, 4, 4, count, 2, 2, 2)  # a d block h u p
-    order = [*range(i), i + 2, i, i + 4, i + 1, i + 5, i + 3]  # block a u d p h
-    low_high = split.transpose(order)
-    return (low_high[..., 0] | low_high[..., 1] << 4).reshape(*lead, count, form.words)
+    first, second = blocks[..., :2], blocks[..., 2:]  # h = 0, 1; within: u; p = 0 in low nibbles
+    pairs = (first >> 4 | second & 0xF0).astype(np.uint16) << 8 | (first & 15 | second << 4)
+    split = pairs.reshape(*lead, 4, 4, count, 2)  # a d block u
+    order = [*range(i), i + 2, i, i + 3, i + 1]  # block a u d
+    words = np.ascontiguousarray(split.transpose(order), "<u2")
+    return words.view(np.uint8).reshape(*lead, count, form.words)
 
 
 def _unfold(packed: Array, form: Form) -> Array:
