@@ -76,7 +76,7 @@ def test_prefill(shape, kind):
     assert max(run(shape, kind, False, 8, cuts) for cuts in CUTS) < 2e-6
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", SHAPES[::2])
 @pytest.mark.parametrize("kind", ["none", "all", "picked"])
 def test_decode(shape, kind):
     assert run(shape, kind, True, 8, [1] * 20) < 2e-6
@@ -85,6 +85,6 @@ def test_decode(shape, kind):
 @pytest.mark.parametrize("lanes", LANES)
 @pytest.mark.parametrize("decode_only", [False, True])
 def test_widths_of_vectors_and_large_scores(lanes, decode_only):
-    for shape in ((16, 80, 16, 32), (40, 72, 7, 32)):
-        assert run(shape, "picked", decode_only, lanes, [1] * 18) < 2e-6
-        assert run(shape, "all", decode_only, lanes, [1] * 18, hostile=True) < 2e-5
+    shape = (40, 104, 7, 32)  # several blocks of heads, two chunks of columns
+    assert run(shape, "picked", decode_only, lanes, [1] * 18) < 2e-6
+    assert run(shape, "all", decode_only, lanes, [1] * 18, hostile=True) < 2e-5

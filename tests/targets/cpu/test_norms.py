@@ -11,6 +11,7 @@ from support.kernel_call import LANES, Compiled, max_error, to_bf16
 
 EPS = 1e-6
 SHAPES = [(1, 8, 2), (3, 13, 2), (1, 21, 5), (16, 512, 32), (2, 64, 32), (5, 7, 1)]
+CODECS = ["bf16", "bf16", "f32", None, "f16", "f16"]
 
 
 def stored(values: np.ndarray, codec: str) -> tuple[np.ndarray, np.ndarray]:
@@ -44,8 +45,7 @@ def test_rope(shape, inverse):
         assert np.array_equal(got[..., : -2 * pairs], x[..., : -2 * pairs])
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("codec", [None, "f32", "bf16", "f16"])
+@pytest.mark.parametrize(("shape", "codec"), list(zip(SHAPES, CODECS, strict=True)))
 @pytest.mark.parametrize("lanes", LANES)
 def test_norm_and_norm_rope(shape, codec, lanes):
     heads, width, pairs = shape
