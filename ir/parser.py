@@ -21,6 +21,7 @@ _TOKEN = re.compile(
     r"|(?P<mark>[(){}\[\]:,=])"
 )
 _MAX_DEPTH = 64
+_MAX_DIGITS = 20
 
 
 class Parser:
@@ -178,7 +179,10 @@ class Parser:
         if len(outs) != len(names):
             raise self.error(f"{name} has {len(names)} results and {len(outs)} types", at)
         loc = self.loc()
-        attrs = {k: _typed(name[3:], k, v) for k, v in attrs.items()}
+        try:
+            attrs = {k: _typed(name[3:], k, v) for k, v in attrs.items()}
+        except FirstlightError as e:
+            raise self.error(f"malformed dimension in the attributes of {name}", at) from e
         results = tuple(self.define(n, t, loc) for n, t in zip(names, outs, strict=True))
         return Op(name[3:], tuple(operands), attrs, results, loc)
 
@@ -206,10 +210,18 @@ class Parser:
             self.marks(":")
             self.take("word", "f64")
             return struct.unpack(">d", bytes.fromhex(number[2:]))[0]
-        return float(number) if "." in number or "e" in number else int(number)
+        if "." in number or "e" in number:
+            return float(number)
+        if len(number) > _MAX_DIGITS:
+            raise self.error("a number is too long", self.tokens[self.at - 1][2])
+        return int(number)
 
     def string(self) -> str:
-        return str(json.loads(self.take("string")))
+        at = self.tokens[self.at][2]
+        try:
+            return str(json.loads(self.take("string")))
+        except ValueError as e:
+            raise self.error("malformed string", at) from e
 
     def loc(self) -> str:
         if self.next != "loc":
@@ -229,8 +241,8 @@ class Parser:
         text = self.take("type")
         try:
             return parse_type(text)
-        except (ValueError, KeyError, FirstlightError) as e:
-            raise self.error(f"malformed type {text}", at) from e
+        except (ValueError, KeyError, TypeError, FirstlightError) as e:
+            raise self.error(f"malformed type {text[:60]}", at) from e
 
 
 def parse_type(text: str) -> Type:

@@ -224,6 +224,10 @@ TEXT = '''"builtin.module"() ({
     ('"fl.exp"', "'fl.exp'", "unexpected character", 4, 10),
     ("}) : () -> ()\n", "})", "expected :, found end of text", 7, 3),
     ("BxSxf32>) -> !fl", "Bxf32>) -> !fl", "operand types", 4, 10),
+    ("(%arg0) :", '(%arg0) {a = "\\q"} :', "malformed string", 4, 31),
+    ("(%arg0) :", "(%arg0) {a = " + "9" * 9999 + "} :", "number is too long", 4, 31),
+    ("(%arg0) :", '(%arg0) {a = ["S+"]} :', "malformed dimension", 4, 10),
+    ("(%arg0: !fl.tensor<BxSxf32>", "(%arg0: !fl.state<ring, wide=3>", "malformed type", 3, 15),
     ('(%arg0) :', '(%arg0) {a = [' + "[" * 99 + '} :', "nested too deeply", 4, 96),
 ])
 def test_parse_errors_have_line_and_column(old: str, new: str, says: str, line: int,
