@@ -8,7 +8,7 @@ from firstlight.ir.registry import lookup
 from firstlight.targets.cpu.kernels.hyper import hyper_head, hyper_post, hyper_pre
 from support.kernel_call import LANES, Compiled, max_error, to_bf16
 
-SHAPES = [(4, 64), (2, 13), (3, 40)]
+SHAPES = [(4, 64), (2, 13), (3, 40), (1, 9)]
 
 
 def weights(rows: int, streams: int, width: int, scales: int):
