@@ -173,7 +173,7 @@ class Unifier:
         for op in self.source.function.ops:
             known = [v for v in op.operands if v in self.values]
             if known and op.results[0] not in self.values:
-                return op, min(known, key=lambda v: len(self.target.users[self.values[v]]))
+                return op, min(known, key=lambda v: len(self.target.users.get(self.values[v], ())))
         return None, Value(self.source.function.results[0].type)
 
 
@@ -212,7 +212,7 @@ def _prove(pattern: Pattern, unifier: Unifier, graph: Graph, anchor: Op) -> Matc
     exact = equal(Graph(meaning, helpers), graph, operands, goals)
     if exact is None:
         return None
-    ops = frozenset(graph.producers[exact.values[v]] for v in Graph(meaning, helpers).producers
+    ops = frozenset(graph.producers[exact.values[v]] for v in meaning.producers()
                     if v in exact.values)
     return Match(info.name, operands, attrs, results, anchor, ops)
 
@@ -247,5 +247,4 @@ def _alike(source: Op, op: Op, want: Value, have: Value) -> bool:
 
 
 def _orders(op: Op) -> tuple[tuple[Value, ...], ...]:
-    swapped = op.operands[::-1]
-    return (op.operands, swapped) if op.name in COMMUTATIVE else (op.operands,)
+    return (op.operands, op.operands[::-1]) if op.name in COMMUTATIVE else (op.operands,)
