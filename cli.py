@@ -47,8 +47,18 @@ def main() -> NoReturn:
         if hasattr(stream, "reconfigure"):  # a terminal that is not UTF-8 gets "?", not an error
             stream.reconfigure(errors="replace")
     # As Ctrl+C does, a polite kill removes half-made files on its way out.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    signal.signal(signal.SIGTERM, _stop)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _stop)
     sys.exit(run_command_line(sys.argv[1:]))
+
+
+def _stop(number: int, _: object) -> NoReturn:
+    """End by a signal, once: a second one must not interrupt the cleaning up."""
+    signal.signal(number, signal.SIG_IGN)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    sys.exit(128 + number)
 
 
 def run_command_line(arguments: Sequence[str]) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from firstlight import targets
+from firstlight.codegen.artifact import refuse_occupied
 from firstlight.codegen.compile import CompileOptions, compile_module, plans, prepare, state_plan
 from firstlight.frontend.checkpoint import (
     Checkpoint,
@@ -53,6 +54,7 @@ def compile_checkpoint(checkpoint: Path | str, out: Path | str,
     options = options or CompileOptions()
     target = targets.find(options.target)
     _refuse_numerics(options)
+    _refuse_out(Path(out), Path(checkpoint), options.force)
     progress("read", 0, 1)
     source = read_checkpoint(checkpoint)
     progress("trace", 0, 1)
@@ -110,6 +112,16 @@ def _refuse_numerics(options: CompileOptions) -> None:
             "F403", f"numerics '{options.numerics}' cannot be compiled yet", where="--numerics",
             why="compiled kernels compute in float32; `released` exists in the interpreter only",
             try_="--numerics float",
+        )
+
+
+def _refuse_out(out: Path, checkpoint: Path, force: bool) -> None:
+    """Early, because reading and planning take a while: what the artifact may not replace."""
+    refuse_occupied(out, force)
+    if out.exists() and checkpoint.resolve().is_relative_to(out.resolve()):
+        raise FirstlightError(
+            "F420", "the checkpoint lies where the artifact would", where=str(out),
+            why=f"writing it would remove {checkpoint}", try_="another folder for the artifact",
         )
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from firstlight.runtime.errors import FirstlightError
 from firstlight.runtime.safetensors import Written
 
+KIND = "firstlight-artifact"
 DIGEST = "0" * 64
 
 
@@ -22,39 +24,33 @@ DIGEST = "0" * 64
 def artifact_folder(out: Path, force: bool = False) -> Iterator[Path]:
     """A temporary folder beside `out` that becomes `out` when the block ends without an error.
 
-    An existing artifact is replaced only with `force`; anything else in the way is refused.
+    An existing artifact is replaced only with `force`; anything else in the way is refused (F420).
+    A folder that cannot be written is F421. Missing parents are made, and unmade after an error.
     """
-    out = Path(os.path.abspath(out))
-    _refuse_occupied(out, force)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
-    except OSError as e:
-        raise _cannot_write(out, e) from e
-    try:
-        partial.chmod(0o755)
-        yield partial
-        if out.exists():
-            old = partial.with_suffix(".old")
-            out.rename(old)
-            partial.rename(out)
-            shutil.rmtree(old)
-        else:
-            partial.rename(out)
-    except OSError as e:
-        raise _cannot_write(out, e) from e
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    refuse_occupied(out, force)
+    with _writing(out):
+        out = _final(out)
+        partial = out.with_name(f".{out.name}.{secrets.token_hex(4)}.partial")
+        missing = [p for p in out.parents if not p.exists()]
+        try:
+            partial.mkdir(parents=True)
+            yield partial
+            refuse_occupied(out, force)                  # compiling took a while
+            _put(partial, out)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)   # after an exchange: the old artifact
+            for folder in missing:
+                with suppress(OSError):                  # refused where the artifact is inside
+                    folder.rmdir()
 
 
-def _refuse_occupied(out: Path, force: bool) -> None:
-    if not out.exists() and not out.is_symlink():
+def refuse_occupied(out: Path, force: bool) -> None:
+    """Raise F420 unless `out` is free, an empty folder, or with `force` an artifact."""
+    with _writing(out):
+        mine = _is_artifact(out)
+        free = not os.path.lexists(out) or (out.is_dir() and not any(out.iterdir()))
+    if free or (mine and force):
         return
-    if out.is_dir() and not any(out.iterdir()):
-        return
-    if (out / "manifest.json").is_file() and force:
-        return
-    mine = (out / "manifest.json").is_file()
     raise FirstlightError(
         "F420", f"{out} is in the way", where=str(out),
         why="an artifact is there already" if mine else "it exists and is not an artifact",
@@ -62,11 +58,56 @@ def _refuse_occupied(out: Path, force: bool) -> None:
     )
 
 
-def _cannot_write(out: Path, error: OSError) -> FirstlightError:
-    return FirstlightError(
-        "F421", "the artifact cannot be written", where=str(error.filename or out),
-        why=error.strerror or str(error), try_="a folder with enough free space and write access",
-    )
+def _is_artifact(folder: Path) -> bool:
+    """Whether its manifest says so: --force must not replace what merely has a manifest.json."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and manifest.get("kind") == KIND
+
+
+def _final(out: Path) -> Path:
+    """The absolute path; a link to a folder stands for that folder."""
+    return Path(os.path.realpath(out) if out.is_dir() else os.path.abspath(out))
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        raise FirstlightError(
+            "F421", "the artifact cannot be written", where=str(e.filename or out),
+            why=e.strerror or str(e), try_="a folder with enough free space and write access",
+        ) from e
+
+
+def _put(partial: Path, out: Path) -> None:
+    """`partial` becomes `out`; an artifact there takes its place, in one step where possible."""
+    if out.exists() and _exchange(partial, out):
+        return
+    if not out.exists() or not any(out.iterdir()):
+        partial.rename(out)
+        return
+    old = partial.with_suffix(".old")
+    out.rename(old)
+    try:
+        partial.rename(out)
+    except BaseException:
+        old.rename(out)
+        raise
+    shutil.rmtree(old)
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Swap two folders in one step; False where the system cannot."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    at_cwd, exchange = -100, 2
+    return renameat2(at_cwd, os.fsencode(a), at_cwd, os.fsencode(b), exchange) == 0
 
 
 def write_json(path: Path, document: Any) -> None:

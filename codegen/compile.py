@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from firstlight import __version__
-from firstlight.codegen.artifact import artifact_folder, file_records, write_json, write_manifest
+from firstlight.codegen.apart import Died, run_apart
+from firstlight.codegen.artifact import (
+    KIND,
+    artifact_folder,
+    file_records,
+    write_json,
+    write_manifest,
+)
 from firstlight.codegen.program import ProgramWriter
 from firstlight.codegen.select import KernelSet
 from firstlight.codegen.target import Target
@@ -77,8 +85,8 @@ def _entries(chunk: int) -> tuple[Entry, ...]:
 def prepare(module: Module, max_positions: int, target: Target, options: CompileOptions) -> Job:
     """Check the options against the model and run the passes."""
     limit = max_positions
-    context = options.context or min(limit, DEFAULT_CONTEXT)
-    chunk = options.chunk or min(DEFAULT_CHUNK, context)
+    context = min(limit, DEFAULT_CONTEXT) if options.context is None else options.context
+    chunk = min(DEFAULT_CHUNK, context) if options.chunk is None else options.chunk
     for name, value, most in (("context", context, limit), ("chunk", chunk, context)):
         if not 1 <= value <= most:
             raise FirstlightError(
@@ -149,7 +157,7 @@ def compile_module(job: Job, sources: Mapping[str, Any], out: Path, options: Com
                     model["vocab_size"])
     with artifact_folder(out, options.force) as folder:
         progress("kernels", 0, len(kernels.kernels))
-        job.target.build(kernels.kernels, folder, options.threads)
+        _build(job.target, kernels, folder, options.threads)
         progress("kernels", len(kernels.kernels), len(kernels.kernels))
         weights = write_weights(folder, list(program.stored), sources, program.constants,
                                 program.types, job.target.packer,
@@ -160,7 +168,7 @@ def compile_module(job: Job, sources: Mapping[str, Any], out: Path, options: Com
         report = _report(job, kernels, program, state)
         write_json(folder / "report.json", report)
         write_manifest(folder, {
-            "schema": 1, "kind": "firstlight-artifact", "name": model["name"],
+            "schema": 1, "kind": KIND, "name": model["name"],
             "created_by": {"firstlight": __version__, **job.target.versions()},
             "target": {"name": job.target.name, "launcher": job.target.launcher,
                        "requires": dict(job.target.requires)},
@@ -172,6 +180,18 @@ def compile_module(job: Job, sources: Mapping[str, Any], out: Path, options: Com
         })
     return {**report, "out": str(out),
             "weight_bytes": sum(w.bytes for w in weights.values())}
+
+
+def _build(target: Target, kernels: KernelSet, folder: Path, threads: int | None) -> None:
+    """Make code in a process of its own, whose temporary files lie in `folder`, too."""
+    try:
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            run_apart(lambda: target.build(kernels.kernels, folder, threads), Path(scratch))
+    except Died as e:
+        raise FirstlightError(
+            "F421", "the artifact cannot be written", where=f"kernels for {target.name}",
+            why=str(e), try_="a folder with free space, and a machine with free memory",
+        ) from e
 
 
 def _report(job: Job, kernels: KernelSet, program: ProgramWriter,
