@@ -175,6 +175,10 @@ def test_wo_a_takes_what_attention_gives(run):
 def test_keys_in_the_states(run):
     """Window and compressed keys: e4m3 in blocks of 64, rope values bf16; index keys: fp4."""
     kept = run.config["head_dim"] - run.config["qk_rope_head_dim"]
+    blocks = {op.attrs["block"] for op, _, _ in run.of("round_e2m1")}
+    blocks |= {op.attrs["block"] for op, _, _ in run.seen if op.name == "round_e4m3"
+               and op.loc in ("attn", "attn.compressor")}
+    assert blocks == ({32, 64} if kept else {32})
     kinds = set()
     for name, state in run.states.items():
         if name.endswith("partial"):
@@ -235,6 +239,24 @@ def test_streams_and_what_lies_between_ops(run):
     for op, (x, *_), _ in [*run.of("linear", "compressor.wkv"), *run.of("linear", "ffn.gate")]:
         assert is_bf16(x), op.loc
     assert not is_bf16(run.logits)
+
+
+def test_what_norms_and_rope_and_streams_take(run):
+    """The values on which norms, the inverse rope and the mixing of streams work are bf16."""
+    means = {id(x[0]) for _, x, _ in run.of("reduce_mean")}
+    squared = [(op, args[0]) for op, args, y in run.of("mul") if id(y) in means]
+    paths = {op.loc for op, _ in squared}
+    assert paths >= {"attn", "attn_norm", "ffn_norm", "norm", "hc_attn", "attn.compressor"}
+    for op, x in squared:
+        assert is_bf16(x), op.loc
+    read = {v: op.name for op, _, _ in run.seen for v in op.operands}
+    outputs = [op for op, _, _ in run.of("div", "attn") if op.loc == "attn"]
+    assert outputs
+    assert {read[op.result] for op in outputs} == {"round_bf16"}
+    for site in ("hc_attn", "hc_ffn"):
+        mixed = [args[1] for _, args, _ in run.of("mul", site) if args[1].shape[-2:-1] == (1,)]
+        assert len(mixed) == len(run.config["layer_types"])
+        assert all(is_bf16(y) for y in mixed)
 
 
 def test_experts_are_weighted_before_w2(run):
