@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.target import Override
@@ -67,6 +66,12 @@ def _heads(x: Value) -> tuple[int, int]:
     return (heads[0] if heads else 1), width
 
 
+def _tokens(op: Op, tokens: int) -> int:
+    """The most tokens of a call: 1 also where a prefill works on its last token only."""
+    count = op.operands[0].type.shape[1]  # type: ignore[union-attr]
+    return count if isinstance(count, int) else tokens
+
+
 # -- weight streaming ------------------------------------------------------------------------------
 
 def _linears(name: str, op: Op, tokens: int, lanes: int) -> Kernel | None:
@@ -77,22 +82,13 @@ def _linears(name: str, op: Op, tokens: int, lanes: int) -> Kernel | None:
     return linear.linears(name, segments, _inner(x)[0], _tokens(op, tokens), lanes)
 
 
-def _tokens(op: Op, tokens: int) -> int:
-    """The most tokens of a call: 1 also where a prefill works on its last token only."""
-    count = op.operands[0].type.shape[1]  # type: ignore[union-attr]
-    return count if isinstance(count, int) else tokens
-
-
 def _group_linear(name: str, op: Op, tokens: int, lanes: int) -> Kernel | None:
     x, w = op.operands
     groups, k = _inner(x)
     if _codec(w) not in FORMS:
         return None
-    kernel = linear.group_linear(name, groups, _shape(w)[0] // groups, k, _codec(w),
-                                 _tokens(op, tokens), lanes)
-    # the packer needs the number of groups, so it is part of the layout's name
-    layouts = tuple(f"{lay}/{groups}" if lay else None for lay in kernel.layouts)
-    return replace(kernel, layouts=layouts)
+    return linear.group_linear(name, groups, _shape(w)[0] // groups, k, _codec(w),
+                               _tokens(op, tokens), lanes)
 
 
 def _embedding(name: str, op: Op, tokens: int, lanes: int) -> Kernel | None:

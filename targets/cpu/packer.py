@@ -14,23 +14,14 @@ Array = NDArray[Any]
 
 
 class TilePacker:
-    """Row tiles; ``tile16.grouped/G`` cuts a matrix [G*N, K] into G matrices first."""
+    """`firstlight.targets.cpu.kernels.layouts` as a `firstlight.codegen.target.Packer`."""
 
     def shapes(self, layout: str, codec: str, shape: Sequence[int]) -> tuple[ArraySpec,
                                                                              ArraySpec | None]:
-        """As `firstlight.codegen.target.Packer`."""
-        return layouts.packed_shapes(*_grouped(layout, shape, codec))
+        """Shapes and dtypes of packed codes and scales."""
+        return layouts.packed_shapes(layout, codec, shape)
 
     def pack(self, layout: str, codes: Array, scales: Array | None, codec: str,
              shape: Sequence[int], first_row: int = 0) -> tuple[Array, Array | None]:
-        """As `firstlight.codegen.target.Packer`."""
-        name, _, parts = _grouped(layout, shape, codec)
-        return layouts.pack(name, codes, scales, codec, parts, first_row)
-
-
-def _grouped(layout: str, shape: Sequence[int], codec: str) -> tuple[str, str, Sequence[int]]:
-    name, _, groups = layout.partition("/")
-    if groups:
-        rows, columns = shape
-        shape = (int(groups), rows // int(groups), columns)
-    return name, codec, shape
+        """A weight, or consecutive rows of one."""
+        return layouts.pack(layout, codes, scales, codec, shape, first_row)
