@@ -36,7 +36,7 @@ def tiny_generic_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _compile_tiny(out: Path, kernels: str) -> Path:
-    from firstlight.codegen.compile import CompileOptions, compile_checkpoint
+    from firstlight.compiler import CompileOptions, compile_checkpoint
 
     compile_checkpoint(TINY / "checkpoint", out, CompileOptions(context=1024, kernels=kernels))
     return out

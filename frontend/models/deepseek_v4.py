@@ -288,7 +288,9 @@ class DeepseekV4:
         else:
             index = (scores + m.weight("gate.bias")).emit("top_k", k=c.num_experts_per_tok)
         chosen = scores.emit("take_along", index)
-        return index, chosen / chosen.sum(-1, keepdims=True) * c.routed_scaling_factor
+        # scores of hash-chosen experts may all underflow: the tiny term keeps 0 / 0 away
+        total = chosen.sum(-1, keepdims=True) + 1e-20
+        return index, chosen / total * c.routed_scaling_factor
 
     def experts(self, m: Scope, x: Array, index: Array, weights: Array) -> Array:
         """Weighted sum of the chosen experts, and the shared one."""

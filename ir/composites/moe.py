@@ -23,6 +23,8 @@ from firstlight.ir.types import TensorType
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
 B, S = dims.B, dims.S
+TINY = 1e-20
+"""Added to the sum of the chosen scores, which may all underflow to zero (spec 9, D12)."""
 
 
 def _scores(x: F32, gate: F32) -> F32:
@@ -33,7 +35,8 @@ def _scores(x: F32, gate: F32) -> F32:
 
 def _normalized(scores: F32, index: I32, scale: float) -> F32:
     chosen = np.take_along_axis(scores, index.astype(np.int64), -1)
-    weights: F32 = chosen / chosen.sum(-1, keepdims=True) * np.float32(scale)
+    total = chosen.sum(-1, keepdims=True) + np.float32(TINY)
+    weights: F32 = chosen / total * np.float32(scale)
     return weights
 
 
@@ -43,7 +46,7 @@ def _traced_scores(x: Array, gate: Array) -> Array:
 
 def _traced_normalized(scores: Array, index: Array, scale: float) -> Array:
     chosen = scores.emit("take_along", index)
-    return chosen / chosen.sum(-1, keepdims=True) * scale
+    return chosen / (chosen.sum(-1, keepdims=True) + TINY) * scale
 
 
 route = op("route", ("x", "gate", "bias"), ("index", "weights"),

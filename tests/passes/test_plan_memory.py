@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-from support.random_models import random_config, random_tensors, write_checkpoint
-from support.run_plan import run_plan
 
 from firstlight.frontend.interpret import InterpreterModel
 from firstlight.ir import dims
@@ -15,6 +13,8 @@ from firstlight.passes.pipeline import PIPELINE, run_pipeline
 from firstlight.passes.plan_memory import PlanMemory, assign_offsets
 from firstlight.passes.specialize import Specialize
 from firstlight.runtime.errors import FirstlightError
+from support.random_models import random_config, random_tensors, write_checkpoint
+from support.run_plan import run_plan
 
 CONTEXT, CHUNK = 64, 9
 

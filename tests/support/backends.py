@@ -64,7 +64,7 @@ class ArtifactBackend:
 
     def open(self, folder: Path, context: int, chunk: int) -> Model:
         """See `Backend.open`."""
-        from firstlight.codegen.compile import CompileOptions, compile_checkpoint
+        from firstlight.compiler import CompileOptions, compile_checkpoint
         from firstlight.runtime import load
 
         out = Path(tempfile.mkdtemp(prefix="artifact-", dir=self.work)) / "model"

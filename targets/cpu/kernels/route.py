@@ -6,6 +6,7 @@ from typing import Any
 
 from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.tvm_bridge import T, prim_func
+from firstlight.ir.composites.moe import TINY
 from firstlight.targets.cpu.kernels.dots import dot_tile, for_tokens, matvec
 from firstlight.targets.cpu.kernels.vecmath import (
     STORAGE,
@@ -117,8 +118,8 @@ def _largest(keys: Any, n: int, k: int, idx: Any, out: Expr) -> None:
 
 
 def _normalize(weights: Any, out: Expr, k: int, scale: float) -> None:
-    """weights[out : out + k] *= scale / their sum."""
-    total = Cell(T.float32(0))
+    """weights[out : out + k] *= scale / (their sum + TINY)."""
+    total = Cell(T.float32(TINY))
     with T.serial(k) as i:
         total.value = total.value + weights[out + i]
     factor = hold(T.float32(scale) / total.value)
