@@ -112,7 +112,8 @@ def _ties(bits: int) -> np.ndarray:
 def _movement() -> Iterator[PrimitiveCase]:
     x = _normal(3, 5, 8)
     yield PrimitiveCase("constant", (), {"value": 0.1, "shape": (2, 3), "dtype": "f32"})
-    yield PrimitiveCase("constant", (), {"value": (1.0, 2.0, -float("inf")), "shape": (3,), "dtype": "f32"})
+    values = (1.0, 2.0, -float("inf"))
+    yield PrimitiveCase("constant", (), {"value": values, "shape": (3,), "dtype": "f32"})
     yield PrimitiveCase("constant", (), {"value": 7, "shape": (), "dtype": "i32"})
     for axis in range(3):
         yield PrimitiveCase("iota", (), {"shape": (3, dims.S, 4), "axis": axis})
