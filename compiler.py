@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from firstlight import targets
 from firstlight.codegen.artifact import refuse_occupied
 from firstlight.codegen.compile import CompileOptions, compile_module, plans, prepare, state_plan
+from firstlight.codegen.target import Target
 from firstlight.frontend.checkpoint import (
     Checkpoint,
     StackedRef,
@@ -27,7 +28,6 @@ from firstlight.frontend.checkpoint import (
 from firstlight.frontend.config import ModelConfig
 from firstlight.frontend.model import config_types, trace_model, weight_types
 from firstlight.ir.core import census
-from firstlight.ir.registry import TABLE
 from firstlight.runtime.errors import FirstlightError
 
 __all__ = ["CompileOptions", "compile_checkpoint", "plan_checkpoint"]
@@ -93,17 +93,20 @@ def plan_checkpoint(checkpoint: Path | str,
             for step in plan.steps:
                 ops[step.op.name] = ops.get(step.op.name, 0) + 1
     state = state_plan(job.fused, job.planned)
-    native = job.target.capabilities.native if options.kernels == "default" else frozenset()
     return {
         "target": target.name, "context": job.context, "chunk": job.chunk,
         "functions": {f.name: census(f) for f in job.fused}, "calls": calls.get("call", 0),
-        "ops": {name: {"count": n, "how": "native" if name in native else "generic"}
+        "ops": {name: {"count": n, "how": _how(target, name, options)}
                 for name, n in sorted(ops.items())},
-        "missing": sorted(n for n in ops if n not in TABLE),
+        "decomposed": {name: target.missing[name] for name in sorted(target.missing)},
         "weight_bytes": sum(t.nbytes() for t in types.values()),
         "state_bytes": state["bytes"], "state_bytes_per_token": state["bytes_per_token"],
         "arena_bytes": max(arena.values()),
     }
+
+
+def _how(target: Target, op: str, options: CompileOptions) -> str:
+    return "generic" if options.kernels == "generic" else target.support(op).how
 
 
 def _refuse_numerics(options: CompileOptions) -> None:
@@ -131,8 +134,10 @@ def _model_section(config: ModelConfig, source: Checkpoint) -> dict[str, Any]:
     if "eos_token_id" in generation:
         ids = generation["eos_token_id"]
         eos = tuple(ids) if isinstance(ids, list) else (ids,)
+    # Not the folder's name: equal checkpoints give equal artifacts wherever they lie.
+    name = str(source.raw_config.get("_name_or_path") or "").rstrip("/").rpartition("/")[2]
     return {
-        "name": source.path.resolve().name, "model_type": config.model_type,
+        "name": name or config.model_type, "model_type": config.model_type,
         "vocab_size": config.vocab_size, "bos_token_id": config.bos_token_id,
         "eos_token_ids": [i for i in eos if isinstance(i, int)],
         "layers": config.num_hidden_layers, "hidden_size": config.hidden_size,

@@ -23,7 +23,9 @@ from firstlight.codegen.select import KernelSet
 from firstlight.codegen.target import Target
 from firstlight.codegen.weights import write_weights
 from firstlight.ir.core import Module, census
+from firstlight.ir.registry import TABLE
 from firstlight.ir.types import StateType, TensorType
+from firstlight.passes.legalize import Legalize
 from firstlight.passes.pipeline import PIPELINE, run_pipeline
 from firstlight.passes.plan_memory import Plan, PlanMemory
 from firstlight.passes.specialize import Specialize
@@ -100,8 +102,24 @@ def prepare(module: Module, max_positions: int, target: Target, options: Compile
         )
     pipeline = PIPELINE if options.pipeline is None else options.pipeline
     fused = run_pipeline(module, pipeline, dump_dir=options.dump_ir)
+    composites = {name for name, info in TABLE.items() if info.composite}
+    if composites & set(target.missing):
+        fused = Legalize(ops=tuple(sorted(composites - set(target.missing)))).run(fused)
+    refuse_missing(fused, target)
     ratios = [v.type.ratio for v in module["score"].args if isinstance(v.type, StateType)]
     return Job(module, fused, target, context, max(context, *ratios), chunk, pipeline)
+
+
+def refuse_missing(module: Module, target: Target) -> None:
+    """Raise F404 for an op that the target cannot have in any way."""
+    for function in module:
+        for op in function.ops:
+            if target.support(op.name).how == "missing":
+                raise FirstlightError(
+                    "F404", f"target '{target.name}' has no way to do fl.{op.name}",
+                    where=op.loc or f"@{function.name}", why=target.missing[op.name],
+                    try_="another target, or add a kernel for this op to the plug-in",
+                )
 
 
 def plans(job: Job) -> Iterator[tuple[Entry, Module, Plan, dict[str, int], int]]:

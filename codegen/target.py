@@ -1,16 +1,18 @@
-"""A target: one frozen manifest that says what a chip has and how code for it is made."""
+"""The target contract: what a chip port provides, as one frozen manifest that checks itself."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from numpy.typing import NDArray
 
 from firstlight.codegen.kernel import Kernel
 from firstlight.ir.core import Op
+from firstlight.ir.registry import TABLE
 from firstlight.passes.capabilities import Capabilities
 from firstlight.runtime.errors import FirstlightError
 
@@ -35,20 +37,78 @@ class Packer(Protocol):
         ...
 
 
+class Executor(Protocol):
+    """Kernels of a target that can be run on this machine: by the chip, or by an emulator."""
+
+    def run(self, symbol: str, buffers: Sequence[Array], tokens: int) -> None:
+        """Call a kernel: its pointers in order (64-byte aligned, results are written), then S."""
+        ...
+
+
+@dataclass(frozen=True)
+class Source:
+    """What `emit` gives for one kernel: pure text or bytes, the same for the same kernel.
+
+    files      by name, relative to the artifact's `code` folder
+    entry      the function to launch
+    launch     how (grid, block, task dims): plain data for the launcher
+    resources  what it uses of each limited thing (``scratch_bytes``, ...), within the capabilities
+    """
+
+    files: Mapping[str, bytes]
+    entry: str
+    launch: Mapping[str, Any]
+    resources: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A program or library that `build` or `emulate` needs: where it is, or how to get it."""
+
+    name: str
+    found: str | None
+    get: str
+
+
+@dataclass(frozen=True)
+class Support:
+    """How a target has an op: `native`, `generic`, `decomposed` or `missing`, with the reason."""
+
+    how: str
+    reason: str = ""
+
+
+TIERS = {
+    "A": "executed here",
+    "B": "compiled here by the vendor's compiler",
+    "B+": "compiled here by the vendor's compiler, and the lowered code executed",
+    "C": "emitted, and executed in our emulator",
+    "D": "emitted only",
+}
+
+
 @dataclass(frozen=True)
 class Target:
-    """What a chip port provides.
+    """What a chip port provides: one frozen manifest, plain data and a few functions.
 
     name            as given to --target
     summary         one line for `firstlight targets`
-    tier            A executed here, B compiled by the vendor's compiler, C emulated, D emitted
-    capabilities    plain data the passes read
+    tier            a key of `TIERS`: the best that can be shown on a machine without the chip
+    capabilities    plain data that passes and schedules read
     requires        what the artifact's machine must have, e.g. CPU features
+    missing         op -> why the target cannot have it; composites among them are decomposed
     overrides       gives op name -> factory of a hand-written kernel; called when code is made,
                     so that a plan needs no compiler
     packer          weight layouts of the overrides
-    build           (kernels by symbol, output folder, processes or None) -> written files
+    emit            kernel -> Source; pure and deterministic
+    build           (kernels by symbol, artifact folder, processes or None) -> written files.
+                    Where the tool chain is not here, sources and the exact command lines
+                    (``code/commands.txt``) are what is written.
+    emulate         (kernels by symbol, scratch folder) -> Executor, or None if nothing here can
     launcher        entry of the group `firstlight.launchers` that runs the artifact
+    tools           the tool chain, found or missing
+    versions        compiler packages for the manifest
+    api             version of this contract. Version N of firstlight loads targets of N and N-1.
     """
 
     name: str
@@ -56,16 +116,51 @@ class Target:
     tier: str
     capabilities: Capabilities
     requires: Mapping[str, Any]
+    emit: Callable[[Kernel], Source]
     build: Callable[[Mapping[str, Kernel], Path, int | None], Sequence[Path]]
     launcher: str
+    emulate: Callable[[Mapping[str, Kernel], Path], Executor] | None = None
+    missing: Mapping[str, str] = field(default_factory=dict)
     overrides: Callable[[], Mapping[str, Override]] = dict
     packer: Packer | None = None
+    tools: Callable[[], Sequence[Tool]] = tuple
     versions: Callable[[], Mapping[str, str]] = dict
     api: int = API
 
     def __post_init__(self) -> None:
-        if self.api != API:
-            raise FirstlightError(
-                "F401", f"target '{self.name}' is written for API {self.api}", where=self.name,
-                why=f"this firstlight provides API {API}", try_="update the target plug-in",
-            )
+        if self.api not in (API, API - 1):
+            self._refuse(f"is written for API {self.api}",
+                         f"this firstlight loads {API - 1} and {API}", "update the target plug-in")
+        if self.tier not in TIERS:
+            self._refuse(f"has tier {self.tier!r}", f"tiers are {', '.join(TIERS)}",
+                         "choose the tier that conformance shows")
+        unknown = sorted(set(self.missing) - set(TABLE))
+        if unknown:
+            self._refuse(f"misses unknown ops: {', '.join(unknown)}",
+                         "no row of the op table has these names", "firstlight.ir.registry.TABLE")
+        both = sorted(self.capabilities.native & set(self.missing))
+        if both:
+            self._refuse(f"has and misses {', '.join(both)}", "an op is one or the other",
+                         "remove it from `missing` or from capabilities.native")
+        if not all(self.missing.values()):
+            self._refuse("misses ops without a reason", "the dry run prints the reason",
+                         "give one for each")
+        if not re.fullmatch(r"[a-z0-9][a-z0-9+.-]*", self.name):
+            self._refuse("has a name that is no word", "it is given on the command line",
+                         "lower-case letters, digits, and - . +")
+
+    @property
+    def ops(self) -> dict[str, Support]:
+        """Every op of the table, and how this target has it."""
+        return {name: self.support(name) for name in sorted(TABLE)}
+
+    def support(self, op: str) -> Support:
+        """How the target has one op."""
+        if op in self.missing:
+            how = "decomposed" if TABLE[op].composite else "missing"
+            return Support(how, self.missing[op])
+        return Support("native" if op in self.capabilities.native else "generic")
+
+    def _refuse(self, what: str, why: str, try_: str) -> NoReturn:
+        raise FirstlightError("F401", f"target '{self.name}' {what}", where=f"target {self.name}",
+                              why=why, try_=try_)

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from firstlight.codegen.kernel import Kernel
-from firstlight.codegen.target import Override, Target
+from firstlight.codegen.target import Override, Source, Target, Tool
 from firstlight.passes.capabilities import Capabilities
 from firstlight.runtime import cpu
 from firstlight.runtime.errors import FirstlightError
 from firstlight.targets.cpu.packer import TilePacker
-from firstlight.targets.cpu.toolchain import link
+from firstlight.targets.cpu.toolchain import drivers, link
 
 # What each level of the x86-64 psABI adds, in the spelling of /proc/cpuinfo.
 V3 = ("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe")
@@ -32,8 +32,17 @@ def _versions() -> Mapping[str, str]:
     return versions()
 
 
+def _tools() -> Sequence[Tool]:
+    found = drivers()
+    where = " ".join(found[0]) if found else None
+    return (Tool("C compiler and linker", where, "pip install 'firstlight[compile]'"),)
+
+
 def _target(level: str, features: tuple[str, ...], lanes: int) -> Target:
     march = f"x86-64-{level}"
+
+    # LLVM spills 512-bit vectors unless it is told that they are welcome
+    options = {"mcpu": march, "vector-width": 32 * lanes}
 
     def hand_written() -> Mapping[str, Override]:
         from firstlight.targets.cpu.overrides import overrides
@@ -47,13 +56,17 @@ def _target(level: str, features: tuple[str, ...], lanes: int) -> Target:
         code = folder / "code"
         code.mkdir()
         functions = {name: kernel.func for name, kernel in kernels.items()}
-        # LLVM spills 512-bit vectors unless it is told that they are welcome
-        options = {"mcpu": march, "vector-width": 32 * lanes}
         built = build_objects(functions, options, code, jobs)
         link(built, code / "model.so", march)
         for path in built:
             path.unlink()
         return [code / "model.so"]
+
+    def emit(kernel: Kernel) -> Source:
+        from firstlight.codegen.tvm_bridge import compile_module
+
+        text = compile_module({kernel.name: kernel.func}, options).inspect_source("ll")
+        return Source({f"{kernel.name}.ll": text.encode()}, f"__tvm_ffi_{kernel.name}", {}, {})
 
     return Target(
         name=f"cpu-{march}",
@@ -61,10 +74,12 @@ def _target(level: str, features: tuple[str, ...], lanes: int) -> Target:
         tier="A",
         capabilities=Capabilities(native=NATIVE, vector_bytes=4 * lanes),
         requires={"arch": "x86_64", "features": sorted(features)},
+        emit=emit,
         build=build,
         launcher="cpu",
         overrides=hand_written,
         packer=TilePacker(),
+        tools=_tools,
         versions=_versions,
     )
 
