@@ -1,12 +1,16 @@
 """Shared fixtures: the trained example, and what it compiles to."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 # Before any BLAS starts: the machines this runs on have few cores, and they are shared.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A job that a script put into the background starts with Ctrl+C ignored, and so do its children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY = Path(__file__).parents[1] / "examples" / "tiny-v4"
 
