@@ -46,10 +46,10 @@ def main() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that is not UTF-8 gets "?", not an error
             stream.reconfigure(errors="replace")
-    # As Ctrl+C does, a polite kill removes half-made files on its way out.
-    signal.signal(signal.SIGTERM, _stop)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _stop)
+    # As Ctrl+C does, a polite kill and a closed terminal remove half-made files on the way out.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or in the background
+            signal.signal(number, _stop)
     sys.exit(run_command_line(sys.argv[1:]))
 
 

@@ -26,7 +26,7 @@ from firstlight.ir.core import Module, census
 from firstlight.ir.registry import TABLE
 from firstlight.ir.types import StateType, TensorType
 from firstlight.passes.legalize import Legalize
-from firstlight.passes.pipeline import PIPELINE, run_pipeline
+from firstlight.passes.pipeline import PIPELINE, parse, run_pipeline, spell
 from firstlight.passes.plan_memory import Plan, PlanMemory
 from firstlight.passes.specialize import Specialize
 from firstlight.runtime.errors import FirstlightError
@@ -101,7 +101,14 @@ def prepare(module: Module, max_positions: int, target: Target, options: Compile
             why="there are `default` and `generic`", try_="--kernels default",
         )
     pipeline = PIPELINE if options.pipeline is None else options.pipeline
-    fused = run_pipeline(module, pipeline, dump_dir=options.dump_ir)
+    passes = parse(pipeline)
+    if any(isinstance(p, Specialize) for p in passes):
+        raise FirstlightError(
+            "F402", "a pipeline cannot specialize", where="--pipeline",
+            why="the compiler does that itself after the pipeline, once for each entry",
+            try_=f"--pipeline {spell([p for p in passes if not isinstance(p, Specialize)])!r}",
+        )
+    fused = run_pipeline(module, passes, dump_dir=options.dump_ir)
     composites = {name for name, info in TABLE.items() if info.composite}
     if composites & set(target.missing):
         fused = Legalize(ops=tuple(sorted(composites - set(target.missing)))).run(fused)
@@ -178,7 +185,7 @@ def compile_module(job: Job, sources: Mapping[str, Any], out: Path, options: Com
         _build(job.target, kernels, folder, options.threads)
         progress("kernels", len(kernels.kernels), len(kernels.kernels))
         weights = write_weights(folder, list(program.stored), sources, program.constants,
-                                program.types, job.target.packer,
+                                job.target.packer,
                                 lambda done, total: progress("weights", done, total))
         write_json(folder / "program.json", program.document())
         for name, path in copies.items():

@@ -40,7 +40,6 @@ class ProgramWriter:
 
     kernels: KernelSet
     state_offsets: Mapping[str, int]
-    types: dict[str, TensorType] = field(default_factory=dict)
     constants: dict[str, Any] = field(default_factory=dict)
     stored: dict[Stored, None] = field(default_factory=dict)
     _pointers: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -91,9 +90,7 @@ class ProgramWriter:
 
     def _weight(self, name: str, type_: TensorType, layout: str) -> list[str]:
         stored = Stored(name, layout)
-        # views (a reshaped vector) are stored under the shape of the first use; bytes are the same
         self.stored.setdefault(stored)
-        self.types.setdefault(name, type_)
         names = [stored.name, *([f"{stored.name}.scales"] if type_.codec in SCALED else [])]
         return [f"w:{self._pointers.setdefault((stored.file, n), len(self._pointers))}"
                 for n in names]

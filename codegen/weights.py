@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from firstlight.codegen.program import SCALED, Stored
 from firstlight.codegen.target import ArraySpec, Packer
-from firstlight.ir.types import TensorType
 from firstlight.runtime.safetensors import SafetensorsWriter, TensorPlan, Written
 
 Array = NDArray[Any]
@@ -38,9 +37,8 @@ class Source(Protocol):
 
 
 def write_weights(folder: Path, stored: Sequence[Stored], sources: Mapping[str, Source],
-                  constants: Mapping[str, Array], types: Mapping[str, TensorType],
-                  packer: Packer | None, progress: Callable[[int, int], None]
-                  ) -> dict[str, Written]:
+                  constants: Mapping[str, Array], packer: Packer | None,
+                  progress: Callable[[int, int], None]) -> dict[str, Written]:
     """Write every weight file of an artifact; returns what was written by file name.
 
     Args:
@@ -51,7 +49,7 @@ def write_weights(folder: Path, stored: Sequence[Stored], sources: Mapping[str, 
     files: dict[str, list[Stored]] = {}
     for item in sorted(stored):
         files.setdefault(item.file, []).append(item)
-    plans = {item: _plan(item, sources, constants, types, packer) for item in sorted(stored)}
+    plans = {item: _plan(item, sources, constants, packer) for item in sorted(stored)}
     total = sum(p.nbytes for plan in plans.values() for p in plan)
     done, written = 0, {}
     for name, items in sorted(files.items()):
@@ -68,7 +66,7 @@ def write_weights(folder: Path, stored: Sequence[Stored], sources: Mapping[str, 
 
 
 def _plan(item: Stored, sources: Mapping[str, Source], constants: Mapping[str, Array],
-          types: Mapping[str, TensorType], packer: Packer | None) -> list[TensorPlan]:
+          packer: Packer | None) -> list[TensorPlan]:
     if item.weight in constants:
         array = constants[item.weight]
         return [TensorPlan(item.name, DTYPES[str(array.dtype)], array.shape)]

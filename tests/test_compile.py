@@ -73,6 +73,7 @@ def contents(folder: Path) -> dict[str, bytes]:
         ("F403", {"numerics": "exact"}),
         ("F301", {"pipeline": "canonicalize,make-coffee"}),
         ("F301", {"pipeline": "canonicalize{"}),
+        ("F402", {"pipeline": "canonicalize,specialize{tokens=1}"}),
         ("F430", {"target": "abacus"}),
     ],
     ids=lambda value: str(value),

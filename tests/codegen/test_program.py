@@ -8,7 +8,7 @@ import pytest
 from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.program import ProgramWriter, Stored
 from firstlight.codegen.select import KernelSet
-from firstlight.codegen.target import Target
+from firstlight.codegen.target import Source, Target
 from firstlight.ir.array import Array, constant
 from firstlight.ir.builder import Builder
 from firstlight.ir.core import Module, Op
@@ -148,7 +148,9 @@ def test_entries_say_what_they_take_and_give():
 
 
 def target(**overrides) -> Target:
-    return Target("toy", "", "A", Capabilities(native=frozenset()), {}, lambda *_: [], "toy",
+    capabilities = Capabilities(native=frozenset())
+    return Target(name="toy", summary="", tier="D", capabilities=capabilities, requires={},
+                  emit=lambda kernel: Source({}, "", {}, {}), build=lambda *_: [], launcher="toy",
                   overrides=lambda: overrides)  # fmt: skip
 
 

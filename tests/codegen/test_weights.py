@@ -45,7 +45,7 @@ class InMemory:
 def written(folder: Path, item: Stored, source: InMemory) -> dict[str, np.ndarray]:
     """The tensors of one weight, as its file holds them."""
     folder.mkdir()
-    write_weights(folder, [item], {item.weight: source}, {}, {}, PACKER, lambda done, total: None)
+    write_weights(folder, [item], {item.weight: source}, {}, PACKER, lambda done, total: None)
     file = SafetensorsFile(folder / item.file)
     return {name: file.array(info).copy() for name, info in file.tensors.items()}
 
@@ -136,7 +136,7 @@ def test_files_by_layer_sorted_by_name_whatever_the_order(tmp_path):
     for order in (items, items[::-1]):
         folder = tmp_path / str(len(contents))
         folder.mkdir()
-        done = write_weights(folder, order, sources, constants, {}, PACKER,
+        done = write_weights(folder, order, sources, constants, PACKER,
                              lambda done, total: seen.append((done, total)))  # fmt: skip
         contents.append({name: (folder / name).read_bytes() for name in done})
         assert all(len(contents[-1][name]) == w.bytes for name, w in done.items())
@@ -194,7 +194,7 @@ def test_memory_does_not_grow_with_the_weights(tmp_path, monkeypatch):
 
     monkeypatch.setattr(weights, "SafetensorsWriter", Nowhere)
     tracemalloc.start()
-    done = write_weights(tmp_path, [Stored("w", PLAIN)], {"w": Endless()}, {}, {}, PACKER,
+    done = write_weights(tmp_path, [Stored("w", PLAIN)], {"w": Endless()}, {}, PACKER,
                          lambda done, total: None)  # fmt: skip
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
