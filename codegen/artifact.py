@@ -115,6 +115,12 @@ def write_json(path: Path, document: Any) -> None:
     path.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def write_debug(path: Path, document: Any) -> None:
+    """Sorted JSON without spaces: long tables that few people read."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    path.write_text(text + "\n", encoding="utf-8")
+
+
 def file_records(folder: Path, weights: Mapping[str, Written]) -> dict[str, Any]:
     """The `files` section of a manifest: sizes and hashes of everything in the folder."""
     records: dict[str, Any] = {}

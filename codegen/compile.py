@@ -15,6 +15,7 @@ from firstlight.codegen.artifact import (
     KIND,
     artifact_folder,
     file_records,
+    write_debug,
     write_json,
     write_manifest,
 )
@@ -188,6 +189,7 @@ def compile_module(job: Job, sources: Mapping[str, Any], out: Path, options: Com
                                 job.target.packer,
                                 lambda done, total: progress("weights", done, total))
         write_json(folder / "program.json", program.document())
+        write_debug(folder / "debug.json", program.debug())
         for name, path in copies.items():
             shutil.copyfile(path, folder / name)
         report = _report(job, kernels, program, state)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from firstlight.codegen.debug import DebugTable
 from firstlight.codegen.select import KernelSet
 from firstlight.ir.core import Module
 from firstlight.ir.types import BLOCK_FP8, GROUP_FP4, StateType, TensorType
@@ -45,12 +46,14 @@ class ProgramWriter:
     _pointers: dict[tuple[str, str], int] = field(default_factory=dict)
     _symbols: dict[str, int] = field(default_factory=dict)
     _entries: dict[str, Any] = field(default_factory=dict)
+    _debug: DebugTable = field(default_factory=DebugTable)
     arena_bytes: int = 0
 
     def add(self, name: str, plan: Plan, module: Module, tokens: int, inputs: Mapping[str, int],
             logits: int, every_row: bool, vocab: int) -> None:
         """Add an entry; offsets are arena bytes, `tokens` the most tokens of a call."""
         steps = [self._step(step, module, tokens) for step in plan.steps]
+        self._debug.add(name, plan, self._word)
         self.constants.update(plan.constants)
         self.arena_bytes = max(self.arena_bytes, plan.arena_bytes)
         rows: int | str = ("S" if tokens > 1 else 1) if every_row else 1
@@ -66,6 +69,10 @@ class ProgramWriter:
         """The content of program.json."""
         return {"schema": 1, "arena_bytes": self.arena_bytes, "kernels": list(self._symbols),
                 "weights": [list(p) for p in self._pointers], "entries": self._entries}
+
+    def debug(self) -> dict[str, Any]:
+        """The content of debug.json."""
+        return self._debug.document()
 
     def _step(self, step: Step, module: Module, tokens: int) -> list[Any]:
         kernel = self.kernels.kernel(step.op, module, tokens)

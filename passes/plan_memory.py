@@ -42,12 +42,23 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Return:
+    """The end of a call: where the results of `function` are after the first `after` steps."""
+
+    after: int
+    function: Function
+    results: tuple[Place, ...]
+    path: str
+
+
+@dataclass(frozen=True)
 class Plan:
     """The flat program of one entry."""
 
     steps: tuple[Step, ...]
     arena_bytes: int
     constants: Mapping[str, NDArray[Any]]
+    returns: tuple[Return, ...] = ()
 
     def __str__(self) -> str:
         lines = [f"arena {self.arena_bytes} bytes, {len(self.steps)} steps"]
@@ -94,6 +105,7 @@ class PlanMemory:
         """
         self._module, self._frames = module, dict[str, _Frame]()
         self._steps: list[Step] = []
+        self._returns: list[Return] = []
         self._constants: dict[str, NDArray[Any]] = {}
         self._top = base
         function = module[entry]
@@ -106,7 +118,7 @@ class PlanMemory:
             else:
                 places[arg] = Place("weight", arg.loc)
         self._walk(function, places, {0: Place("arena", offset=output)}, base, "")
-        return Plan(tuple(self._steps), _align(self._top), self._constants)
+        return Plan(tuple(self._steps), _align(self._top), self._constants, tuple(self._returns))
 
     # -- flattening -----------------------------------------------------------------------------
 
@@ -138,6 +150,7 @@ class PlanMemory:
                 self._walk(callee, dict(zip(callee.args, operands, strict=True)),
                            {i: p for i, p in enumerate(outs) if p.kind == "arena"},
                            base + frame.size, op.loc)
+                self._returns.append(Return(len(self._steps), callee, outs, op.loc))
             else:
                 self._steps.append(Step(op, operands, outs, ".".join(filter(None, (path, op.loc)))))
         return [place(v) for v in function.results]

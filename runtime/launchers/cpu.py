@@ -10,7 +10,7 @@ import ctypes
 import mmap
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +141,29 @@ class CpuContext:
         self, entry: str, tokens: npt.NDArray[np.int32], logits: npt.NDArray[np.float32]
     ) -> None:
         """Feed ``tokens`` [S] and fill ``logits`` [1 or S, vocab]; see ``engine.Context``."""
+        call = self._ready(entry, tokens)
+        failed = call.run(self._scalars)
+        if failed >= 0:
+            raise self._kernel_failed(entry, failed)
+        logits[...] = call.logits[: len(logits)]
+
+    def steps(self, entry: str, tokens: npt.NDArray[np.int32]) -> Iterator[int]:
+        """Feed ``tokens`` [S] step by step; see ``trace.SteppingContext``."""
+        call, begin = self._ready(entry, tokens), self.position
+        for step in range(call.count):
+            failed = call.run_step(self._scalars, step)
+            self.position = begin  # the native loop moves it after every run
+            if failed >= 0:
+                raise self._kernel_failed(entry, step)
+            yield step
+        self.position = begin + len(tokens)
+
+    def arena(self, offset: int, nbytes: int) -> npt.NDArray[np.uint8]:
+        """A view of a part of the arena."""
+        return self._arena[offset : offset + nbytes]
+
+    def _ready(self, entry: str, tokens: npt.NDArray[np.int32]) -> _Call:
+        """The entry bound to this memory, its inputs set."""
         call = self._calls.get(entry)
         if call is None:
             call = self._calls[entry] = _Call(self._engine, entry, self._arena, self._state)
@@ -149,10 +172,7 @@ class CpuContext:
         call.pos[0] = self._scalars[_POSITION_SLOT]
         call.last[0] = n - 1
         self._scalars[_TOKENS_SLOT] = n
-        failed = call.run(self._scalars)
-        if failed >= 0:
-            raise self._kernel_failed(entry, failed)
-        logits[...] = call.logits[: len(logits)]
+        return call
 
     def _kernel_failed(self, entry: str, step: int) -> FirstlightError:
         program = self._engine.program
@@ -209,6 +229,17 @@ class _Call:
     def run(self, scalars: npt.NDArray[np.int64]) -> int:
         """The index of the step that failed, or -1."""
         return int(self._run(*self._fixed, scalars.ctypes.data))
+
+    @property
+    def count(self) -> int:
+        """How many steps there are."""
+        return int(self._steps.size)
+
+    def run_step(self, scalars: npt.NDArray[np.int64], step: int) -> int:
+        """Run one step alone: 0 if it failed, or -1."""
+        pool, steps, _, patches, count = self._fixed
+        at = steps + _STEP.itemsize * step
+        return int(self._run(pool, at, 1, patches, count, scalars.ctypes.data))
 
 
 def open_engine(manifest: Manifest, program: Program, threads: int | None = None) -> CpuEngine:
