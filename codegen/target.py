@@ -31,6 +31,10 @@ class Packer(Protocol):
         """Shapes and dtypes of packed codes and scales."""
         ...
 
+    def by_rows(self, layout: str) -> bool:
+        """Whether a weight may be packed in pieces of whole row tiles (else all of it at once)."""
+        ...
+
     def pack(self, layout: str, codes: Array, scales: Array | None, codec: str,
              shape: Sequence[int], first_row: int = 0) -> tuple[Array, Array | None]:
         """A weight, or consecutive rows of one, in the packed layout."""
@@ -106,6 +110,8 @@ class Target:
                     (``code/commands.txt``) are what is written.
     emulate         (kernels by symbol, scratch folder) -> Executor, or None if nothing here can
     launcher        entry of the group `firstlight.launchers` that runs the artifact
+    runner          like `build`, and an executable ``firstlight-run`` besides that runs the
+                    artifact from its ``program.bin``, without Python; None if there can be none
     tools           the tool chain, found or missing
     versions        compiler packages for the manifest
     api             version of this contract. Version N of firstlight loads targets of N and N-1.
@@ -120,6 +126,7 @@ class Target:
     build: Callable[[Mapping[str, Kernel], Path, int | None], Sequence[Path]]
     launcher: str
     emulate: Callable[[Mapping[str, Kernel], Path], Executor] | None = None
+    runner: Callable[[Mapping[str, Kernel], Path, int | None], Sequence[Path]] | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
     overrides: Callable[[], Mapping[str, Override]] = dict
     packer: Packer | None = None

@@ -106,8 +106,10 @@ def _write(out: SafetensorsWriter, item: Stored, plan: list[TensorPlan],
         """Codes one after the other; scales (a thirtieth of the bytes) wait for their turn."""
         columns = source.shape[-1] if source.shape else 1
         rows = max(1, PIECE_BYTES // (4 * columns) // ROW_TILE) * ROW_TILE
-        whole = ".grouped" in item.layout
-        for first, codes, scales in source.pieces(1 << 62 if whole else rows):
+        if item.layout:
+            assert packer is not None
+            rows = rows if packer.by_rows(item.layout) else 1 << 62
+        for first, codes, scales in source.pieces(rows):
             if item.layout:
                 assert packer is not None
                 codes, scales = packer.pack(item.layout, codes, scales, source.codec,

@@ -26,7 +26,8 @@ class InterpreterModel:
         if not isinstance(checkpoint, Checkpoint):
             checkpoint = read_checkpoint(checkpoint)
         self.module = module or trace_model(checkpoint.config, weight_types(checkpoint), numerics)
-        self.context = context
+        ratios = [layer.ratio for layer in checkpoint.config.layers]
+        self.context = max(context, *ratios)     # states hold at least one block, as compiled ones
         self.vocab_size = checkpoint.config.vocab_size
         self.args = self.module["score"].args
         self.weights = {

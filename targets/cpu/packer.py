@@ -21,6 +21,10 @@ class TilePacker:
         """Shapes and dtypes of packed codes and scales."""
         return layouts.packed_shapes(layout, codec, shape)
 
+    def by_rows(self, layout: str) -> bool:
+        """Grouped matrices are tiled group by group, which rows do not respect."""
+        return layout == layouts.PLAIN
+
     def pack(self, layout: str, codes: Array, scales: Array | None, codec: str,
              shape: Sequence[int], first_row: int = 0) -> tuple[Array, Array | None]:
         """A weight, or consecutive rows of one."""
