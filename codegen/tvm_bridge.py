@@ -34,8 +34,8 @@ from tvm.tirx.compilation_pipeline import get_tir_pipeline, register_tir_pipelin
 from tvm.tirx.script.builder import ir as tirx_builder
 
 __all__ = [
-    "PrimFunc", "T", "Target", "build_object", "build_objects", "compile_module",
-    "llvm_target", "named", "prim_func", "s_tir", "spills", "te", "tirx", "tvm", "versions",
+    "PrimFunc", "T", "Target", "along", "build_object", "build_objects", "compile_module",
+    "flat", "llvm_target", "named", "prim_func", "s_tir", "spills", "te", "tirx", "tvm", "versions",
 ]  # fmt: skip
 
 PrimFunc = tirx.PrimFunc
@@ -135,6 +135,36 @@ def compile_module(
     funcs = {n: prim_funcs[n].with_attr("global_symbol", n) for n in sorted(prim_funcs)}
     with tvm.transform.PassContext(config={"tirx.disable_assert": not checked}):
         return tvm.compile(tvm.IRModule(funcs), llvm_target(options), tir_pipeline=PIPELINE).mod
+
+
+def flat(func: PrimFunc) -> PrimFunc:
+    """Scheduled TIR as plain loops over one-dimensional buffers, for emitters of text.
+
+    Blocks are gone, kinds of loops (parallel, vectorized) stay. TVM's own passes, without those
+    that merge buffers or turn lanes into vectors: what to do about either is the emitter's choice.
+    """
+    st, tx = s_tir.transform, tirx.transform
+    passes = [
+        st.CanonicalizeLoop(), st.LowerInitBlock(), st.PlanAndUpdateBufferAllocationLocation(),
+        st.ConvertBlocksToOpaque(), st.LowerMatchBuffer(), st.LowerOpaqueBlock(),
+        tx.FlattenBuffer(), tx.StmtSimplify(), tx.RemoveNoOp(),
+    ]  # fmt: skip
+    (result,) = tvm.transform.Sequential(passes)(tvm.IRModule({"main": func})).functions.values()
+    return result
+
+
+def along(index: Any, variable: Any) -> tuple[Any, int | None]:
+    """Where an index starts (`variable` = 0), and its step; None if that is no constant."""
+    from tvm_ffi import structural_map
+
+    def put(change: Callable[[Any], Any]) -> Any:
+        return structural_map(index, (type(variable),
+                                      lambda v: change(v) if v.same_as(variable) else v))
+
+    simplify = tvm.sym.Analyzer().simplify
+    step = simplify(put(lambda v: v + 1) - index)
+    constant = isinstance(step, tvm.ir.prim.IntImm)
+    return simplify(put(lambda v: tirx.const(0, v.ty.dtype))), int(step.value) if constant else None
 
 
 def build_object(

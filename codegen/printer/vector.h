@@ -1,0 +1,37 @@
+/* The chip's words. Without a chip: one task, loops for instructions, copies for DMA. */
+#ifndef TASK
+#define TASK
+#define TASK_ID() 0
+#define TASK_DIM() 1
+#define SYNC()
+#define LANES(n, what) do { for (int32_t l = 0; l < (n); ++l) { what; } } while (0)
+#define dma_in(t, from, n) LANES(n, (t)[l] = (from)[l])
+#define dma_strided(t, from, step, n) LANES(n, (t)[l] = (from)[l * (step)])
+#define dma_out(to, t, n) LANES(n, (to)[l] = (t)[l])
+#define vec_dup(t, x, n) LANES(n, (t)[l] = (x))
+#define vec_iota(t, n) LANES(n, (t)[l] = l)
+#define vec_cast(t, a, n) LANES(n, (t)[l] = (a)[l])
+#define vec_bits(t, a, n) memcpy(t, a, (n) * sizeof *(t))
+#define vec_select(t, c, a, b, n) LANES(n, (t)[l] = (c)[l] ? (a)[l] : (b)[l])
+#define vec_not(t, a, n) LANES(n, (t)[l] = !(a)[l])
+#define vec_add(t, a, b, n) LANES(n, (t)[l] = (a)[l] + (b)[l])
+#define vec_sub(t, a, b, n) LANES(n, (t)[l] = (a)[l] - (b)[l])
+#define vec_mul(t, a, b, n) LANES(n, (t)[l] = (a)[l] * (b)[l])
+#define vec_div(t, a, b, n) LANES(n, (t)[l] = (a)[l] / (b)[l])
+#define vec_floordiv(t, a, b, n) LANES(n, (t)[l] = fl_div((a)[l], (b)[l]))
+#define vec_floormod(t, a, b, n) LANES(n, (t)[l] = fl_mod((a)[l], (b)[l]))
+#define vec_max(t, a, b, n) LANES(n, (t)[l] = (a)[l] > (b)[l] ? (a)[l] : (b)[l])
+#define vec_min(t, a, b, n) LANES(n, (t)[l] = (a)[l] < (b)[l] ? (a)[l] : (b)[l])
+#define vec_lt(t, a, b, n) LANES(n, (t)[l] = (a)[l] < (b)[l])
+#define vec_le(t, a, b, n) LANES(n, (t)[l] = (a)[l] <= (b)[l])
+#define vec_gt(t, a, b, n) LANES(n, (t)[l] = (a)[l] > (b)[l])
+#define vec_ge(t, a, b, n) LANES(n, (t)[l] = (a)[l] >= (b)[l])
+#define vec_eq(t, a, b, n) LANES(n, (t)[l] = (a)[l] == (b)[l])
+#define vec_ne(t, a, b, n) LANES(n, (t)[l] = (a)[l] != (b)[l])
+#define vec_and(t, a, b, n) LANES(n, (t)[l] = (a)[l] & (b)[l])
+#define vec_or(t, a, b, n) LANES(n, (t)[l] = (a)[l] | (b)[l])
+#define vec_xor(t, a, b, n) LANES(n, (t)[l] = (a)[l] ^ (b)[l])
+#define vec_shl(t, a, b, n) LANES(n, (t)[l] = (a)[l] << (b)[l])
+#define vec_shr(t, a, b, n) LANES(n, (t)[l] = (a)[l] >> (b)[l])
+#define vec_call(function, t, a, n) LANES(n, (t)[l] = function((a)[l]))
+#endif
