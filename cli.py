@@ -168,6 +168,8 @@ def _no_compiler(command: str, missing: str) -> FirstlightError:
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads of the compiler.")
 @click.option("--pipeline", metavar="TEXT", help="Passes to run, instead of the usual ones.")
 @click.option("--dump-ir", type=_FOLDER, metavar="DIR", help="Write the module after each pass.")
+@click.option("--runner", is_flag=True,
+              help="Also write firstlight-run, which runs the artifact without Python.")
 @click.option("--force", is_flag=True, help="Replace an artifact that is already there.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
 @click.option("-v", "--verbose", is_flag=True, help="Print the whole report.")

@@ -19,6 +19,7 @@ from firstlight.codegen.artifact import (
     write_json,
     write_manifest,
 )
+from firstlight.codegen.binary import program_bytes
 from firstlight.codegen.program import ProgramWriter
 from firstlight.codegen.select import KernelSet
 from firstlight.codegen.target import Target
@@ -51,6 +52,7 @@ class CompileOptions:
     dump_ir: Path | None = None
     threads: int | None = None
     force: bool = False
+    runner: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,12 @@ def prepare(module: Module, max_positions: int, target: Target, options: Compile
         raise FirstlightError(
             "F402", f"--kernels {options.kernels} is not known", where="--kernels",
             why="there are `default` and `generic`", try_="--kernels default",
+        )
+    if options.runner and target.runner is None:
+        raise FirstlightError(
+            "F402", f"target '{target.name}' has no runner", where="--runner",
+            why="its artifacts run through a launcher of the Python runtime only",
+            try_="leave --runner out",
         )
     pipeline = PIPELINE if options.pipeline is None else options.pipeline
     passes = parse(pipeline)
@@ -183,12 +191,15 @@ def compile_module(job: Job, sources: Mapping[str, Any], out: Path, options: Com
                     model["vocab_size"])
     with artifact_folder(out, options.force) as folder:
         progress("kernels", 0, len(kernels.kernels))
-        _build(job.target, kernels, folder, options.threads)
+        _build(job.target, kernels, folder, options)
         progress("kernels", len(kernels.kernels), len(kernels.kernels))
         weights = write_weights(folder, list(program.stored), sources, program.constants,
                                 job.target.packer,
                                 lambda done, total: progress("weights", done, total))
         write_json(folder / "program.json", program.document())
+        if options.runner:
+            (folder / "program.bin").write_bytes(program_bytes(
+                program.document(), folder, model, job.context, state["bytes"]))
         write_debug(folder / "debug.json", program.debug())
         for name, path in copies.items():
             shutil.copyfile(path, folder / name)
@@ -209,11 +220,12 @@ def compile_module(job: Job, sources: Mapping[str, Any], out: Path, options: Com
             "weight_bytes": sum(w.bytes for w in weights.values())}
 
 
-def _build(target: Target, kernels: KernelSet, folder: Path, threads: int | None) -> None:
+def _build(target: Target, kernels: KernelSet, folder: Path, options: CompileOptions) -> None:
     """Make code in a process of its own, whose temporary files lie in `folder`, too."""
+    build = target.runner if options.runner and target.runner else target.build
     try:
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            run_apart(lambda: target.build(kernels.kernels, folder, threads), Path(scratch))
+            run_apart(lambda: build(kernels.kernels, folder, options.threads), Path(scratch))
     except Died as e:
         raise FirstlightError(
             "F421", "the artifact cannot be written", where=f"kernels for {target.name}",

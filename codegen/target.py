@@ -125,7 +125,7 @@ class Target:
     emit: Callable[[Kernel], Source]
     build: Callable[[Mapping[str, Kernel], Path, int | None], Sequence[Path]]
     launcher: str
-    emulate: Callable[[Mapping[str, Kernel], Path], Executor] | None = None
+    emulate: Callable[[Mapping[str, Kernel], Path], Executor | None] | None = None
     runner: Callable[[Mapping[str, Kernel], Path, int | None], Sequence[Path]] | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
     overrides: Callable[[], Mapping[str, Override]] = dict

@@ -90,7 +90,8 @@ def test_data_travels_and_tests_do_not(installed: Path):
     root = site_packages(installed) / "firstlight"
     tracked = (p for p in (ROOT / "examples/tiny-v4").rglob("*") if p.is_file())
     wanted = [p.relative_to(ROOT) for p in tracked if p.suffix != ".pyc"]
-    wanted += map(Path, ("runtime/native/launcher.c", "runtime/native/launcher.h", "py.typed"))
+    native = [p.relative_to(ROOT) for p in (ROOT / "runtime/native").glob("*.[ch]")]
+    wanted += [*native, Path("targets/cpu/server.c"), Path("py.typed")]
     assert [str(p) for p in wanted if not (root / p).is_file()] == []
     extra = {p.name for p in root.iterdir()} & set(NOT_PACKAGES)
     assert extra == set()

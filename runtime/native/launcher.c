@@ -19,7 +19,7 @@ typedef int (*task_fn)(int task, task_env* env, void* data);
 #if defined(__x86_64__)
 #define RELAX() __builtin_ia32_pause()
 #else
-#define RELAX() __asm__ volatile("" ::: "memory")
+#define RELAX() __extension__({ __asm__ volatile("" ::: "memory"); })
 #endif
 
 /* Python looks these up. All else is compiled hidden, where a TVM loaded in the same process cannot replace it. */

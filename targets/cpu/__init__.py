@@ -1,100 +1,86 @@
-"""The CPU family: x86-64 by feature level, `--target cpu` picks the one of this machine."""
+"""The CPU family: x86-64 by feature level, 64-bit Arm, RISC-V; `--target cpu` picks this machine's.
+
+Kernels for another architecture are cross-built, and run here by qemu's user mode.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from firstlight.codegen.kernel import Kernel
-from firstlight.codegen.target import Override, Source, Target, Tool
-from firstlight.passes.capabilities import Capabilities
+from firstlight.codegen.target import Executor, Target
 from firstlight.runtime import cpu
 from firstlight.runtime.errors import FirstlightError
-from firstlight.targets.cpu.packer import TilePacker
-from firstlight.targets.cpu.toolchain import drivers, link
+from firstlight.targets.cpu import emulator
+from firstlight.targets.cpu.code import Code
+from firstlight.targets.cpu.manifest import NATIVE, cpu_target
+
+__all__ = ["NATIVE", "TARGETS", "detect"]
 
 # What each level of the x86-64 psABI adds, in the spelling of /proc/cpuinfo.
 V3 = ("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe")
 V4 = (*V3, "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl")
+FP4 = "fp4e2m1/32:ue8m0"
+FP8 = "fp8e4m3/128x128:ue8m0"
 
 
-# The ops with a hand-written kernel: the keys of `overrides.FACTORIES`, known without TVM.
-NATIVE = frozenset({
-    "compress", "embedding", "expert_ffn", "group_linear", "hybrid_attention", "hyper_head",
-    "hyper_post", "hyper_pre", "index_select", "linear", "linears", "norm_rope", "rms_norm", "rope",
-    "route", "route_hash",
-})
-
-
-def _versions() -> Mapping[str, str]:
-    from firstlight.codegen.tvm_bridge import versions
-
-    return versions()
-
-
-def _tools() -> Sequence[Tool]:
-    found = drivers()
-    where = " ".join(found[0]) if found else None
-    return (Tool("C compiler and linker", where, "pip install 'firstlight[compile]'"),)
-
-
-def _target(level: str, features: tuple[str, ...], lanes: int) -> Target:
+def _x86(level: str, features: tuple[str, ...], lanes: int) -> Target:
     march = f"x86-64-{level}"
-
     # LLVM spills 512-bit vectors unless it is told that they are welcome
-    options = {"mcpu": march, "vector-width": 32 * lanes}
-
-    def hand_written() -> Mapping[str, Override]:
-        from firstlight.targets.cpu.overrides import overrides
-
-        return overrides(lanes)
-
-    def build(kernels: Mapping[str, Kernel], folder: Path,
-              jobs: int | None = None) -> Sequence[Path]:
-        from firstlight.codegen.tvm_bridge import build_objects
-
-        code = folder / "code"
-        code.mkdir()
-        functions = {name: kernel.func for name, kernel in kernels.items()}
-        built = build_objects(functions, options, code, jobs)
-        link(built, code / "model.so", march)
-        for path in built:
-            path.unlink()
-        return [code / "model.so"]
-
-    def emit(kernel: Kernel) -> Source:
-        from firstlight.codegen.tvm_bridge import compile_module
-
-        text = compile_module({kernel.name: kernel.func}, options).inspect_source("ll")
-        return Source({f"{kernel.name}.ll": text.encode()}, f"__tvm_ffi_{kernel.name}", {}, {})
-
-    return Target(
-        name=f"cpu-{march}",
-        summary=f"x86-64 CPUs with {'AVX-512' if level == 'v4' else 'AVX2 and FMA'}",
-        tier="A",
-        capabilities=Capabilities(native=NATIVE, vector_bytes=4 * lanes),
-        requires={"arch": "x86_64", "features": sorted(features)},
-        emit=emit,
-        build=build,
-        launcher="cpu",
-        overrides=hand_written,
-        packer=TilePacker(),
-        tools=_tools,
-        versions=_versions,
+    code = Code({"mcpu": march, "vector-width": 32 * lanes}, march)
+    requires = {"arch": "x86_64", "features": sorted(features)}
+    return cpu_target(
+        f"cpu-{march}", f"x86-64 CPUs with {'AVX-512' if level == 'v4' else 'AVX2 and FMA'}",
+        code, lanes, requires, partial(_run_here, code, requires),
     )
 
 
-TARGETS = (_target("v3", V3, 8), _target("v4", V4, 16))
+def _run_here(code: Code, requires: Mapping[str, Any], kernels: Mapping[str, Kernel],
+              folder: Path) -> Executor:
+    from firstlight.targets.cpu.executor import emulate
+
+    return emulate(code.build, requires, kernels, folder)
+
+
+def _foreign(name: str, summary: str, code: Code, arch: str, features: tuple[str, ...],
+             leave: tuple[str, ...]) -> Target:
+    """Vectors of eight float32 are two registers of 128 bits here, and these machines have 32
+    registers: as many pairs as AVX2 has registers, so the same kernels fit."""
+    return cpu_target(
+        name, summary, code, 8, {"arch": arch, "features": sorted(features)},
+        partial(emulator.emulate, code), lambda: (emulator.tool(arch),), leave,
+    )
+
+
+ARM = Code({"mtriple": "aarch64-linux-gnu", "mattr": ["+v8.2a", "+dotprod"]}, "armv8.2-a+dotprod")
+RISC_V = Code({"mtriple": "riscv64-linux-gnu", "mcpu": "generic-rv64", "mabi": "lp64d",
+               "mattr": ["+m", "+a", "+f", "+d", "+c", "+v"]}, "rv64gcv")
+
+TARGETS = (
+    _x86("v3", V3, 8),
+    _x86("v4", V4, 16),
+    # FP4 is decoded by an instruction of x86
+    _foreign("cpu-aarch64", "64-bit Arm CPUs with dotprod", ARM, "aarch64",
+             ("asimd", "asimddp"), (FP4,)),
+    # and RISC-V has no conversion of float16 without Zvfhmin
+    _foreign("cpu-riscv64", "64-bit RISC-V CPUs with vectors (RVV 1.0)", RISC_V, "riscv64", (),
+             (FP4, FP8, "f16")),
+)
 
 
 def detect() -> Target:
     """The best target of this machine."""
     have = cpu.features()
     for target in reversed(TARGETS):
-        if cpu.architecture() == "x86_64" and have.issuperset(target.requires["features"]):
+        requires = target.requires
+        if cpu.architecture() == requires["arch"] and have.issuperset(requires["features"]):
             return target
     raise FirstlightError(
         "F432", "no CPU target fits this machine", where="--target cpu",
-        why=f"it is {cpu.architecture()}, and the targets need x86-64 with AVX2 and FMA",
+        why=f"it is {cpu.architecture()}, and the targets need x86-64 with AVX2 and FMA, 64-bit "
+            "Arm with dotprod, or RISC-V with vectors",
         try_="--target cpu-x86-64-v3 to compile for another machine",
     )

@@ -1,0 +1,63 @@
+"""From kernels to machine code, for every instruction set of the family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from firstlight.codegen.kernel import Kernel
+from firstlight.codegen.target import Source
+from firstlight.targets.cpu.toolchain import RUNNER, link, link_executable
+
+
+@dataclass(frozen=True)
+class Code:
+    """One instruction set: LLVM's options, and its name in `toolchain.MACHINES`."""
+
+    options: Mapping[str, Any]
+    march: str
+
+    def emit(self, kernel: Kernel) -> Source:
+        """LLVM text of one kernel."""
+        from firstlight.codegen.tvm_bridge import compile_module
+
+        text = compile_module({kernel.name: kernel.func}, self.options).inspect_source("ll")
+        return Source({f"{kernel.name}.ll": text.encode()}, f"__tvm_ffi_{kernel.name}", {}, {})
+
+    def build(self, kernels: Mapping[str, Kernel], folder: Path,
+              jobs: int | None = None) -> Sequence[Path]:
+        """``code/model.so``: all kernels and the launcher."""
+        return self._build(kernels, folder, jobs, False)
+
+    def runner(self, kernels: Mapping[str, Kernel], folder: Path,
+               jobs: int | None = None) -> Sequence[Path]:
+        """``code/model.so`` and ``firstlight-run``, from the same objects."""
+        return self._build(kernels, folder, jobs, True)
+
+    def executable(self, kernels: Mapping[str, Kernel], main: Path, out: Path,
+                   jobs: int | None = None) -> None:
+        """Kernels and a C source with `main` as one static executable; objects lie beside it."""
+        link_executable(self._objects(kernels, out.parent, jobs), kernels, main, out, self.march)
+
+    def _build(self, kernels: Mapping[str, Kernel], folder: Path, jobs: int | None,
+               runner: bool) -> Sequence[Path]:
+        code = folder / "code"
+        code.mkdir()
+        built = self._objects(kernels, code, jobs)
+        written = [code / "model.so"]
+        link(built, written[0], self.march)
+        if runner:
+            written.append(folder / "firstlight-run")
+            link_executable(built, kernels, RUNNER, written[1], self.march)
+        for path in built:
+            path.unlink()
+        return written
+
+    def _objects(self, kernels: Mapping[str, Kernel], folder: Path,
+                 jobs: int | None) -> Sequence[Path]:
+        from firstlight.codegen.tvm_bridge import build_objects
+
+        functions = {name: kernel.func for name, kernel in kernels.items()}
+        return build_objects(functions, self.options, folder, jobs)

@@ -1,0 +1,100 @@
+"""Kernels of a foreign CPU, run here by qemu's user mode: one process, called through pipes."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import subprocess
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from firstlight.codegen.kernel import Kernel
+from firstlight.codegen.target import Tool
+from firstlight.targets.cpu.code import Code
+from firstlight.targets.cpu.toolchain import MACHINES
+
+SERVER = Path(__file__).with_name("server.c")
+CPUS = {
+    "aarch64": "max",
+    "riscv64": "rv64,v=true,vext_spec=v1.0,vlen=128",
+}
+"""-cpu of qemu by architecture: vectors are as short as the instruction set allows."""
+
+
+def qemu(arch: str) -> list[str] | None:
+    """The command that runs a static program of another architecture, if it is installed."""
+    for name in (f"qemu-{arch}", f"qemu-{arch}-static"):
+        if path := shutil.which(name):
+            return [path, "-cpu", CPUS[arch]]
+    return None
+
+
+def tool(arch: str) -> Tool:
+    """The emulator in a target's list of tools."""
+    found = qemu(arch)
+    return Tool(f"qemu-{arch}", found[0] if found else None,
+                "make chip-tools    or    apt-get install qemu-user")
+
+
+def emulate(code: Code, kernels: Mapping[str, Kernel], folder: Path) -> Emulated | None:
+    """The kernels as a program that serves calls; None without qemu for this architecture."""
+    command = qemu(MACHINES[code.march].arch)
+    if command is None:
+        return None
+    program = folder / "kernels"
+    code.executable(kernels, SERVER, program)
+    return Emulated([*command, str(program)], sorted(kernels))
+
+
+class Emulated:
+    """A `firstlight.codegen.target.Executor` in a process under qemu. server.c has the protocol."""
+
+    def __init__(self, command: Sequence[str], kernels: Sequence[str]) -> None:
+        self._index = {name: i for i, name in enumerate(kernels)}
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._process, self._send, self._answer = process, process.stdin, process.stdout
+        self.close = weakref.finalize(self, _end, process)
+
+    def run(self, symbol: str, buffers: Sequence[NDArray[Any]], tokens: int) -> None:
+        """Call a kernel: its pointers in order, then S. RuntimeError with what it reports."""
+        try:
+            self._send.write(struct.pack("<3q", self._index[symbol], tokens, len(buffers)))
+            for buffer in buffers:
+                self._send.write(struct.pack("<q", buffer.nbytes))
+                self._send.write(np.ascontiguousarray(buffer).tobytes())
+            self._send.flush()
+            (length,) = struct.unpack("<q", _exactly(self._answer, 8))
+            if length:
+                raise RuntimeError(f"{symbol}: {_exactly(self._answer, length).decode()}")
+            for buffer in buffers:
+                data = np.frombuffer(_exactly(self._answer, buffer.nbytes), buffer.dtype)
+                buffer[...] = data.reshape(buffer.shape)
+        except (BrokenPipeError, EOFError) as error:
+            status = self._process.wait()
+            raise RuntimeError(f"{symbol}: the emulated process ended with {status}") from error
+
+
+def _exactly(stream: BinaryIO | Any, nbytes: int) -> bytes:
+    data: bytes = stream.read(nbytes)
+    if len(data) != nbytes:
+        raise EOFError
+    return data
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """At the end of its input the server ends by itself."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        process.stdin.close()
+    except BrokenPipeError:
+        pass
+    process.stdout.close()
+    process.wait()

@@ -1,0 +1,70 @@
+"""What the targets of the CPU family have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from firstlight.codegen.kernel import Kernel
+from firstlight.codegen.target import Executor, Override, Target, Tool
+from firstlight.ir.core import Op
+from firstlight.ir.types import TensorType
+from firstlight.passes.capabilities import Capabilities
+from firstlight.targets.cpu.code import Code
+from firstlight.targets.cpu.packer import TilePacker
+from firstlight.targets.cpu.toolchain import drivers
+
+# The ops with a hand-written kernel: the keys of `overrides.FACTORIES`, known without TVM.
+NATIVE = frozenset({
+    "compress", "embedding", "expert_ffn", "group_linear", "hybrid_attention", "hyper_head",
+    "hyper_post", "hyper_pre", "index_select", "linear", "linears", "norm_rope", "rms_norm", "rope",
+    "route", "route_hash",
+})
+
+
+def cpu_target(
+    name: str, summary: str, code: Code, lanes: int, requires: Mapping[str, Any],
+    emulate: Callable[[Mapping[str, Kernel], Path], Executor | None],
+    tools: Callable[[], Sequence[Tool]] = tuple, leave: Sequence[str] = (),
+) -> Target:  # fmt: skip
+    """A target of the family.
+
+    Args:
+        lanes: float32 in a vector of its hand-written kernels.
+        tools: beside the C compiler.
+        leave: codecs whose weights the hand-written kernels leave to the generic ones.
+    """
+    return Target(
+        name=name, summary=summary, tier="A",
+        capabilities=Capabilities(native=NATIVE, vector_bytes=4 * lanes),
+        requires=requires, emit=code.emit, build=code.build, runner=code.runner, emulate=emulate,
+        launcher="cpu", overrides=lambda: _hand_written(lanes, leave), packer=TilePacker(),
+        tools=lambda: (_compiler(), *tools()), versions=_versions,
+    )
+
+
+def _hand_written(lanes: int, leave: Sequence[str]) -> Mapping[str, Override]:
+    from firstlight.targets.cpu.overrides import overrides
+
+    def fitting(override: Override) -> Override:
+        return lambda name, op, tokens: (
+            None if _codecs(op) & set(leave) else override(name, op, tokens))
+
+    return {name: fitting(override) for name, override in overrides(lanes).items()}
+
+
+def _codecs(op: Op) -> set[str]:
+    return {v.type.codec for v in op.operands if isinstance(v.type, TensorType)}
+
+
+def _versions() -> Mapping[str, str]:
+    from firstlight.codegen.tvm_bridge import versions
+
+    return versions()
+
+
+def _compiler() -> Tool:
+    found = drivers()
+    where = " ".join(found[0]) if found else None
+    return Tool("C compiler and linker", where, "pip install 'firstlight[compile]'")
