@@ -110,6 +110,7 @@ def test_the_version_and_the_scripts(installed: Path):
     out = run(installed / "bin/python", "-c", code, cwd=installed)
     version = PROJECT["project"]["version"]
     assert out.split() == [version, "[]", "firstlight.cli:main", "firstlight.targets.cpu",
+                           "firstlight.targets.null",
                            "firstlight.runtime.launchers.cpu"]  # fmt: skip
 
 

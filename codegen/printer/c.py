@@ -177,8 +177,8 @@ class CPrinter(CExpressions):
 
     def bytes(self, buffer: Any) -> int | str:
         """How large a buffer is."""
-        width, count = _width(str(buffer.dtype)), self.elements(buffer)
-        return count * width if isinstance(count, int) else f"{width} * {count}"
+        each, count = width(str(buffer.dtype)), self.elements(buffer)
+        return count * each if isinstance(count, int) else f"{each} * {count}"
 
     def _size(self, e: Any) -> str:
         """A size without helper functions: sizes are not negative, so C's division serves."""
@@ -193,5 +193,6 @@ class CPrinter(CExpressions):
         return "S" if kind == "Var" and self.name(e) == "S" else self.refuse(f"the size {e}")
 
 
-def _width(element: str) -> int:
+def width(element: str) -> int:
+    """Bytes of an element type."""
     return 1 if element == "bool" else int("".join(c for c in element if c.isdigit())) // 8

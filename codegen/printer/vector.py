@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from firstlight.codegen.printer.c import CPrinter
+from firstlight.codegen.printer.c import CPrinter, width
 from firstlight.codegen.printer.expressions import HELPERS, OPERATORS
 from firstlight.codegen.printer.phases import VECTORIZED, split
 from firstlight.codegen.tvm_bridge import along
@@ -36,8 +36,9 @@ class VectorPrinter(CPrinter):
         super().__init__(local_bytes)
         self.shared = True
         self.lane: Any = None
-        self.lanes = self.temporaries = 0
-        self.peak = self.temporary_bytes = 0
+        self.lanes = self.peak = self.temporary_bytes = 0
+        self.element: dict[str, str] = {}
+        self.free: dict[str, list[str]] = {}
 
     def header_text(self) -> bytes:
         return WORDS.read_bytes() + super().header_text()
@@ -85,7 +86,7 @@ class VectorPrinter(CPrinter):
 
     def vector(self, s: Any, lanes: int) -> None:
         """A loop over lanes with one store."""
-        self.lane, self.lanes, self.temporaries = s.loop_var, lanes, 0
+        self.lane, self.lanes, self.element, self.free = s.loop_var, lanes, {}, {}
         target = self.name(s.body.buffer)
         with self.braces(""):
             value = self.lanes_of(s.body.value)
@@ -96,7 +97,8 @@ class VectorPrinter(CPrinter):
                 at = self.at(s.body.indices, s.body.buffer.shape)
                 with self.braces(self._each_lane()):
                     self.line(f"{target}[{at}] = {value}[{self.name(self.lane)}];")
-        self.temporary_bytes = max(self.temporary_bytes, 8 * lanes * self.temporaries)
+        self.temporary_bytes = max(
+            self.temporary_bytes, lanes * sum(map(width, self.element.values())))
 
     def word(self, operation: str, element: str = "") -> str:
         """The chip's word for a vector instruction on elements of a type."""
@@ -148,14 +150,19 @@ class VectorPrinter(CPrinter):
         return (self.operand(start), step) if step is not None else ("", None)
 
     def _make(self, e: Any, word: str, *parts: str, function: str = "") -> str:
+        for part in parts:  # each temporary is read once; an instruction may write where it reads
+            if part in self.element:
+                self.free.setdefault(self.element[part], []).append(part)
         t = self._temporary(dtype(e))
         arguments = [function] * bool(function) + [t, *parts, str(self.lanes)]
         self.line(f"{self.word(word, dtype(e))}({', '.join(arguments)});")
         return t
 
     def _temporary(self, element: str) -> str:
-        name = f"t{self.temporaries}"
-        self.temporaries += 1
+        if self.free.get(element):
+            return self.free[element].pop()
+        name = f"t{len(self.element)}"
+        self.element[name] = element
         self.line(f"{self.ctype(element)} {name}[{self.lanes}];")
         return name
 
