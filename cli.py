@@ -1,4 +1,4 @@
-"""The command line: `firstlight compile | run | inspect | targets | doctor | verify`.
+"""The command line: `firstlight compile | run | inspect | compare | targets | ...`.
 
 Nothing imports this file. It imports what a command needs when the command runs, so that `run`
 works where the compiler is not installed.
@@ -320,6 +320,50 @@ def inspect_command(path: Path, graph: Path | None, as_json: bool) -> None:
         with _compiler("inspect --graph"):
             graph.write_text(checkpoint_graph(path), encoding="utf-8")
     _emit(document, as_json)
+
+
+@cli.command("compare", epilog=STATUSES)
+@click.argument("a", metavar="A")
+@click.argument("b", metavar="B")
+@click.option("--prompt", metavar="TEXT", callback=_prompt, help="Text to read.")
+@click.option("--tokens", metavar="1,2,3", callback=_token_ids,
+              help="Token ids to read. [default: 48 that are always the same]")
+@click.option("--checkpoint", type=_FOLDER, metavar="CHECKPOINT",
+              help="What `interpreter` and `transformers` read.")
+@click.option("--tolerance", type=click.FloatRange(min=0), default=1e-4, show_default=True,
+              help="Allowed difference, as a part of the largest number in an array.")
+@click.option("--threads", type=click.IntRange(min=1), help="[default: all usable cores]")
+@_json_option
+def compare_command(
+    a: str, b: str, prompt: str | None, tokens: list[int] | None, checkpoint: Path | None,
+    tolerance: float, threads: int | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Find the first value that A and B disagree about.
+
+    Each is the folder of an artifact, `interpreter` (what the model means) or `transformers` (with
+    PyTorch). A checkpoint folder stands for its interpreter. The exit status is 1 if they differ.
+    """
+    if prompt is not None and tokens is not None:
+        raise click.UsageError("Give --prompt or --tokens, not both.")
+    if a == b and a in ("interpreter", "transformers"):
+        raise click.UsageError("A and B are the same.")
+    with _compiler("compare"):
+        from firstlight.comparison import compare, open_sides, token_ids
+
+        with open_sides((a, b), checkpoint, threads) as sides:
+            ids = token_ids(sides, prompt, tokens)
+            report = compare(*sides, ids, tolerance)
+            names = {"a": sides[0].name, "b": sides[1].name, "tokens": len(ids)}
+    _emit({**names, **report.document()}, as_json)
+    if (first := report.first) is not None:
+        at = ", ".join(map(str, first.gap.index))
+        raise FirstlightError(
+            "F708",
+            f"the two sides differ from {first.key} on",
+            where=f"result {first.result}, element [{at}], {first.entry} at {first.position}",
+            why=f"a has {first.values[0]}, b has {first.values[1]}",
+            try_="a larger --tolerance if that is rounding; else look at this op's kernel, weights",
+        )
 
 
 @cli.command("targets", epilog=STATUSES)

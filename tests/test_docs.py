@@ -6,7 +6,7 @@ from pathlib import Path
 from firstlight.cli import BROKEN_PIPE, BUG, INTERRUPTED, REFUSED, STATUSES, WRONG_USE, cli
 
 ROOT = Path(__file__).parents[1]
-PARTS = ("frontend", "ir", "passes", "codegen", "targets", "runtime")
+PARTS = ("frontend", "ir", "passes", "codegen", "targets", "runtime", "comparison")
 SAFETENSORS = {f"F{family}2{n}" for family in (1, 5) for n in range(5)}
 """Codes that runtime/safetensors.py puts together from a family and a number."""
 

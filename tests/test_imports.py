@@ -21,8 +21,9 @@ ALLOWED = {
     "examples": {"runtime"},
     "console": set(),
     "inspection": {"frontend", "passes", "codegen", "targets", "runtime"},
+    "comparison": {"frontend", "ir", "passes", "codegen", "targets", "runtime"},
     "compiler": {"frontend", "ir", "passes", "codegen", "targets"},
-    "cli": {"console", "inspection", "compiler", "targets", "runtime"},
+    "cli": {"console", "inspection", "comparison", "compiler", "targets", "runtime"},
 }
 """What each part may import besides itself and the leaves."""
 
