@@ -44,7 +44,9 @@ def available(entries: Iterable[EntryPoint] | None = None) -> Registry:
     families: dict[str, Callable[[], Target]] = {}
     broken: dict[str, str] = {}
     owner: dict[str, str] = {}
-    for entry in sorted(entry_points(group=GROUP) if entries is None else entries):
+    found = entry_points(group=GROUP) if entries is None else entries
+    # one package may be on the path twice (installed, and as a checkout): the same line counts once
+    for entry in sorted({(e.name, e.value): e for e in found}.values()):
         if entry.name in families or entry.name in broken:
             raise _twice(entry.name, entry.value, owner.get(entry.name, "another package"))
         try:

@@ -69,7 +69,12 @@ def test_an_unknown_target_lists_the_known():
     assert "one, one-a, one-b, two, two-a, two-b" in caught.value.why
 
 
-@pytest.mark.parametrize("other", [plugin("three", "TARGETS = (Chip('one-a'),)"), ONE])
-def test_two_of_one_name_are_an_error(other: Plugin):
+def test_two_of_one_name_are_an_error():
     with pytest.raises(FirstlightError, match="F431"):
-        available([ONE, other])
+        available([ONE, plugin("three", "TARGETS = (Chip('one-a'),)")])
+    with pytest.raises(FirstlightError, match="F431"):
+        available([ONE, plugin("one", "TARGETS = ()")])
+
+
+def test_one_package_twice_on_the_path_counts_once():
+    assert available([ONE, ONE]).targets == available([ONE]).targets
