@@ -16,7 +16,7 @@ from firstlight.compiler import CompileOptions, compile_checkpoint, plan_checkpo
 from firstlight.frontend.checkpoint import read_checkpoint
 from firstlight.frontend.model import trace_model, weight_types
 from firstlight.ir import dims
-from firstlight.ir.types import TensorType
+from firstlight.ir.types import GROUP_FP4, TensorType
 from firstlight.runtime.errors import FirstlightError
 from firstlight.runtime.manifest import read_manifest, verify_artifact
 from firstlight.runtime.safetensors import SafetensorsFile
@@ -91,15 +91,15 @@ def test_nothing_here_runs_the_text() -> None:
 
 
 def test_a_kernel_beyond_the_scratch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, w = TensorType((dims.B, dims.S, 32), "f32"), TensorType((512, 32), "f32")
+    x, w = TensorType((dims.B, dims.S, 32), "f32"), TensorType((512, 32), "f32", GROUP_FP4)
     module = Case("linear", (x, w)).module({"B": 1})
     kernel = generic_kernel("k", module["main"].ops[-1], module)
     emit = targets.find("null-pretend").emit
     assert 0 < emit(kernel).resources["scratch_bytes"] <= SCRATCH
-    monkeypatch.setattr("firstlight.targets.null.SCRATCH", 64)
+    monkeypatch.setattr("firstlight.targets.null.SCRATCH", 300)
     with pytest.raises(FirstlightError, match="F407") as caught:
         emit(kernel)
-    assert "of 64 bytes" in str(caught.value)
+    assert "of 300 bytes" in str(caught.value)
 
 
 def test_widened_weights_compute_the_same(tmp_path: Path) -> None:
