@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from firstlight.runtime.errors import FirstlightError
+from firstlight.runtime.paths import checked_path
 from firstlight.runtime.safetensors import parse_json
 
 SCHEMA = 1
@@ -181,10 +182,11 @@ def verify_artifact(directory: str | Path, progress: Progress | None = None) -> 
     ``progress(n)`` is called after every n bytes; the sum of all calls is the artifact's size
     where nothing is missing. Raises as ``read_manifest`` does if the manifest itself is unusable.
     """
-    manifest = read_manifest(Path(directory))
+    directory = checked_path(directory, "F501", "the artifact")
+    manifest = read_manifest(directory)
     found = ((f.name, _problem(manifest.directory, f, True, progress)) for f in manifest.files)
     listed = {"manifest.json", *(f.name for f in manifest.files)}
-    present = {p.relative_to(directory).as_posix() for p in Path(directory).rglob("*")
+    present = {p.relative_to(directory).as_posix() for p in directory.rglob("*")
                if not p.is_dir()}  # fmt: skip
     return Report(
         directory=manifest.directory,

@@ -6,11 +6,11 @@ import os
 import threading
 import weakref
 from functools import cached_property
-from pathlib import Path
 
 from firstlight.runtime.engine import Engine, find_launcher
 from firstlight.runtime.errors import FirstlightError
 from firstlight.runtime.manifest import Manifest, Verify, check_files, read_manifest
+from firstlight.runtime.paths import checked_path
 from firstlight.runtime.program import Program, read_program
 from firstlight.runtime.session import Session
 from firstlight.runtime.snapshot import read_snapshot
@@ -35,7 +35,8 @@ def load(
     ...     ids = model.tokenizer.encode("def main():")
     ...     print(model.tokenizer.decode(model.session().generate(ids, max_new_tokens=32)))
     """
-    if verify not in ("quick", True, False):
+    # 1 equals True but is not: a check that follows would take it for neither.
+    if type(verify) is not bool and not (isinstance(verify, str) and verify == "quick"):
         raise FirstlightError(
             "F505",
             f"verify={verify!r} cannot be used",
@@ -43,7 +44,7 @@ def load(
             why='it must be "quick", True or False',
             try_='load(directory, verify="quick")',
         )
-    manifest = read_manifest(Path(directory))
+    manifest = read_manifest(checked_path(directory, "F501", "the artifact"))
     check_files(manifest, verify)
     program = read_program(manifest)
     engine = find_launcher(manifest.launcher).open_engine(manifest, program, threads)
@@ -101,9 +102,10 @@ class Model:
         Raises F520 to F524 for an unreadable file, F641 for one of another artifact, F642 for a
         damaged one.
         """
+        file = checked_path(path, "F520", "the saved session")
         session = self.session()
         try:
-            read_snapshot(Path(path), self.manifest, session._open_context())
+            read_snapshot(file, self.manifest, session._open_context())
         except BaseException:
             session.close()
             raise

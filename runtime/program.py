@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +80,7 @@ def _from_document(document: dict[str, Any], manifest: Manifest) -> Program:
         if entry.kernel.size and not 0 <= entry.kernel.min() <= entry.kernel.max() < len(kernels):
             raise ValueError(f"entry {name} calls a kernel that is not listed")
         _check_ends(entry, arena_bytes, manifest.vocab_size)
+    _check_arity(entries.values())
     if not {"decode", "prefill"} & set(entries):
         raise ValueError("there is neither a decode nor a prefill entry")
     return Program(arena_bytes, kernels, weights, entries)
@@ -95,6 +96,9 @@ def _entry(name: str, record: dict[str, Any], vocab_size: int) -> Entry:
     max_tokens, (rows, vocab) = int(record["max_tokens"]), record["outputs"]["logits"]["shape"]
     if vocab != vocab_size or rows not in (1, max_tokens, "S"):
         raise ValueError(f"entry {name} gives logits of shape {[rows, vocab]}")
+    for key, i in record["inputs"].items():
+        if i["shape"] not in ([[max_tokens], ["S"]] if key == "tokens" else [[1]]):
+            raise ValueError(f"entry {name} takes {key} of shape {i['shape']}")
     return Entry(
         name=name,
         max_tokens=max_tokens,
@@ -107,6 +111,15 @@ def _entry(name: str, record: dict[str, Any], vocab_size: int) -> Entry:
         space=np.frombuffer("".join(word[0] for word in flat).encode(), np.uint8),
         value=np.array([int(word[2:] or 0) for word in flat], np.int64),
     )
+
+
+def _check_arity(entries: Iterable[Entry]) -> None:
+    """A kernel takes as many words in one step as in every other, and never none."""
+    arity: dict[int, int] = {}
+    for entry in entries:
+        for kernel, count in zip(entry.kernel.tolist(), entry.count.tolist(), strict=True):
+            if not count or arity.setdefault(kernel, count) != count:
+                raise ValueError(f"entry {entry.name} calls kernel {kernel} with {count} words")
 
 
 def _check_ends(entry: Entry, arena_bytes: int, vocab_size: int) -> None:

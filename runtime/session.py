@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from firstlight.runtime.engine import Context
 from firstlight.runtime.errors import FirstlightError
+from firstlight.runtime.paths import checked_path
 from firstlight.runtime.sampling import Sampler, Sampling
 from firstlight.runtime.snapshot import copy_state, write_snapshot
 from firstlight.runtime.text import StopCondition
@@ -107,10 +107,14 @@ class Session:
         return self._generate(tokens, max_new_tokens, sampler, stopped)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the session to exactly this path, whole or not at all. Raises F640."""
+        """Write the session to exactly this path, whole or not at all.
+
+        A regular file there is replaced, anything else refused. Raises F640.
+        """
         with self._exclusive():
             context = self._usable_context()
-            write_snapshot(Path(path), self.model.manifest, context)
+            file = checked_path(path, "F640", "the session to save")
+            write_snapshot(file, self.model.manifest, context)
 
     def fork(self) -> Session:
         """A second session that continues from here on its own."""

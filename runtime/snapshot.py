@@ -45,6 +45,8 @@ def copy_state(manifest: Manifest, source: Context, target: Context) -> None:
 def write_snapshot(path: Path, manifest: Manifest, context: Context) -> None:
     """Write a session to exactly ``path``: whole or not at all. Raises F640 if it cannot.
 
+    A regular file there is replaced; a device, pipe or folder is not ours to replace.
+
     Its metadata hold the artifact's identity, the position, and the sha256 of position and state.
     """
     state = list(used_state(manifest, context, context.position))
@@ -62,6 +64,8 @@ def write_snapshot(path: Path, manifest: Manifest, context: Context) -> None:
     }
     scratch = path.parent / f".firstlight-{secrets.token_hex(8)}.tmp"
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("something that is not a regular file is there already")
         plan = [TensorPlan(t.name, "F32", rows.shape) for t, rows in state]
         with SafetensorsWriter(scratch, plan, metadata) as out:
             for tensor, rows in state:

@@ -30,16 +30,35 @@ class Tokenizer:
             ) from error
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of a text, with what the tokenizer puts around it (such as <bos>)."""
-        return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+        """Token ids of a text, with what the tokenizer puts around it (such as <bos>).
+
+        Raises F631 for what is no text, such as half of a surrogate pair.
+        """
+        try:
+            return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+        except Exception as error:
+            raise _untranslatable(f"a {type(text).__name__} cannot be encoded", error) from error
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
-        """The text of token ids."""
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens))
+        """The text of token ids. Raises F631 for what are no ids."""
+        try:
+            return str(self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens))
+        except Exception as error:
+            raise _untranslatable("these token ids cannot be decoded", error) from error
 
     def stream(self) -> TextStream:
         """A decoder for tokens that arrive one by one."""
         return TextStream(self)
+
+
+def _untranslatable(what: str, error: Exception) -> FirstlightError:
+    return FirstlightError(
+        "F631",
+        what,
+        where="the tokenizer",
+        why=" ".join(str(error).split()) or type(error).__name__,
+        try_="text as a str of whole characters, ids as whole numbers from 0",
+    )
 
 
 class TextStream:

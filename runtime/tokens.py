@@ -16,6 +16,8 @@ def token_array(ids: object, vocab_size: int) -> npt.NDArray[np.int32]:
     """
     if isinstance(ids, str | bytes):
         raise _not_ids("a text", "session.prefill(model.tokenizer.encode(text))")
+    if isinstance(ids, np.ma.MaskedArray):  # its hidden elements would come back as numbers
+        raise _not_ids("a masked array", "ids.compressed() leaves the masked elements out")
     if isinstance(ids, list | tuple):
         # numpy would silently turn [1, True] into integers and [1, 2.0] into floats.
         wrong = next((x for x in ids if not is_integer(x)), None)

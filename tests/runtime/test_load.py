@@ -160,12 +160,19 @@ def test_manifest_that_is_no_manifest(artifact, text):
         lambda p: p["entries"]["decode"]["steps"][0][1].__setitem__(0, "w:2"),
         lambda p: p["entries"]["decode"]["steps"][0][1].__setitem__(0, ""),
         lambda p: p["entries"]["decode"]["steps"][0][1].__setitem__(0, "t t"),
+        lambda p: p["entries"]["decode"]["steps"][0][1].pop(),
+        lambda p: p["entries"]["decode"]["steps"][2][1].append("t"),
+        lambda p: [e["steps"][1].__setitem__(1, []) for e in p["entries"].values()],
         lambda p: p["entries"]["decode"]["inputs"].pop("tokens"),
+        lambda p: p["entries"]["decode"]["inputs"]["tokens"].update(shape=[0]),
+        lambda p: p["entries"]["prefill"]["inputs"]["tokens"].update(shape=[4]),
+        lambda p: p["entries"]["prefill"]["inputs"]["pos"].update(shape=["S"]),
+        lambda p: p["entries"]["prefill"]["inputs"]["last"].pop("shape"),
         lambda p: p["entries"]["decode"]["outputs"]["logits"].update(shape=[1, 7]),
     ],
 )
 def test_nonsense_in_the_program(artifact, change):
-    document = program(5, ("decode", "prefill", "score"))
+    document = json.loads(json.dumps(program(5, ("decode", "prefill", "score"))))  # nothing shared
     change(document)
     (artifact / "program.json").write_text(json.dumps(document))
     seal(artifact)
@@ -196,9 +203,18 @@ def test_wrong_threads(artifact, threads):
 
 
 def test_wrong_options(artifact, tmp_path):
-    assert code_of(load, artifact, verify="fast") == "F505"
+    for verify in ("fast", 1, 0, 1.0, np.True_, np.ones(2), None):
+        assert code_of(load, artifact, verify=verify) == "F505"
     other = write_fake_artifact(tmp_path / "b", changes={"target.launcher": "acl"})
     assert code_of(load, other) == "F511"
+
+
+@pytest.mark.parametrize("path", [None, 1, b"x", [], "a\0b", Path("a\0b"), "\ud800"])
+def test_what_is_no_path(artifact, path):
+    assert code_of(load, path) == code_of(verify_artifact, path) == "F501"
+    with load(artifact, threads=1) as model:
+        assert code_of(model.restore, path) == "F520"
+        assert code_of(model.session().save, path) == "F640"
 
 
 def test_threads_default_to_the_affinity_mask(artifact):

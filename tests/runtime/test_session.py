@@ -106,6 +106,8 @@ def test_returned_arrays_are_the_callers(model: Model):
         ([[1], [1, 2]], "F604"),
         (np.ones((1, 3), int), "F604"),
         (np.array(3), "F604"),
+        (np.ma.masked_array([1, 2], [False, True]), "F604"),
+        (np.ma.masked_array([1, 2]), "F604"),
         ("abc", "F604"),
         (b"abc", "F604"),
         (None, "F604"),

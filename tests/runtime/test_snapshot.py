@@ -62,6 +62,17 @@ def test_saving_replaces_whole_or_not_at_all(model: Model, tmp_path):
     s.decode(1)
 
 
+def test_only_a_regular_file_is_replaced(model: Model, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(FirstlightError, match="F640"):
+            model.session().save(tmp_path / name)
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "link").is_symlink()
+    assert sorted(os.listdir(tmp_path)) == ["link", "pipe"]
+
+
 def code_of_restore(model: Model, path) -> str:
     with pytest.raises(FirstlightError) as caught:
         model.restore(path)

@@ -1,6 +1,8 @@
 """Tokens that arrive one by one become whole characters."""
 
-from firstlight.runtime import Model
+import pytest
+
+from firstlight.runtime import FirstlightError, Model
 from firstlight.runtime.text import StopCondition
 
 
@@ -8,6 +10,18 @@ def test_round_trip(model: Model):
     for text in ("hello world", "café é", ""):
         assert model.tokenizer.decode(model.tokenizer.encode(text)) == text
     assert model.tokenizer.encode("ab") == [0, 1]
+
+
+def test_what_is_no_text_and_what_are_no_ids(model: Model):
+    tokenizer = model.tokenizer
+    for call, wrong in (
+        *((tokenizer.encode, text) for text in (None, 1, "\ud800", b"a")),
+        *((tokenizer.decode, ids) for ids in ([-1], [2**64], ["a"], [None], [1.5], None, 3)),
+    ):
+        with pytest.raises(FirstlightError) as caught:
+            call(wrong)
+        assert caught.value.code == "F631"
+        assert len(str(caught.value).splitlines()) == 4
 
 
 def test_pieces_are_whole_characters(model: Model):
