@@ -367,20 +367,21 @@ def compare_command(
 
 
 @cli.command("targets", epilog=STATUSES)
+@click.argument("name", required=False)
 @_json_option
-def targets_command(as_json: bool) -> None:
-    """List the installed targets.
+def targets_command(name: str | None, as_json: bool) -> None:
+    """List the installed targets, or describe the target NAME.
 
-    Plug-ins that do not load are listed with the reason.
+    The list says what can be shown on a machine without the chip, and whether the tool chain is
+    here. NAME prints what the chip has, how it does each op (native, generic, decomposed, missing,
+    with the reason), and where to get what is missing. Plug-ins that do not load are listed with
+    the reason.
     """
     with _compiler("targets"):
-        from firstlight.targets import available
+        from firstlight.inspection import inspect_target, inspect_targets
 
-        registry = available()
-    rows = [{"target": t.name, "tier": t.tier, "runs_on": t.launcher, "summary": t.summary}
-            for t in registry.targets.values()]  # fmt: skip
-    broken = [{"plug_in": name, "why": why} for name, why in registry.broken.items()]
-    _emit({"targets": rows, "broken": broken} if broken or as_json else {"targets": rows}, as_json)
+        document = inspect_targets() if name is None else inspect_target(name)
+    _emit({k: v for k, v in document.items() if v or as_json}, as_json)
 
 
 @cli.command("doctor", epilog=STATUSES)

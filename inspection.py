@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import platform
 import resource
@@ -184,6 +185,64 @@ def inspect_machine() -> dict[str, Any]:
     }
 
 
+def inspect_targets() -> dict[str, Any]:
+    """Every installed target: how far it can be shown to work, and whether its tools are here."""
+    from firstlight.codegen.target import TIERS
+    from firstlight.targets import available
+
+    registry = available()
+    rows = []
+    for target in registry.targets.values():
+        lacking = [tool.name for tool in target.tools() if tool.found is None]
+        rows.append({"target": target.name, "tier": target.tier, "runs_on": target.launcher,
+                     "tools": f"no {', '.join(lacking)}" if lacking else "here",
+                     "summary": target.summary})
+    used = {row["tier"] for row in rows}
+    return {
+        "targets": rows,
+        "tiers": {tier: text for tier, text in TIERS.items() if tier in used},
+        "broken": [{"plug_in": name, "why": why} for name, why in registry.broken.items()],
+    }
+
+
+def inspect_target(name: str) -> dict[str, Any]:
+    """One target: what the chip has, how it does each op, and the tools that it needs.
+
+    Raises F430 for a name that no plug-in brings.
+    """
+    from firstlight.codegen.target import TIERS
+    from firstlight.targets import find
+
+    target = find(name)
+    has = target.capabilities
+    ops: dict[str, list[str]] = {}
+    for op, support in target.ops.items():
+        ops.setdefault(support.how, []).append(op)
+    return {
+        "target": target.name,
+        "summary": target.summary,
+        "tier": f"{target.tier}: {TIERS[target.tier]}",
+        "runs_on": target.launcher,
+        "emulator": "yes" if target.emulate else "no",
+        "requires": [f"{key} {_plain(value)}" for key, value in target.requires.items()],
+        "capabilities": {k: v for k, v in json.loads(has.to_json()).items()
+                         if k not in ("native", "memory")},
+        "memory": [{"space": space.name, "bytes": space.bytes or "what there is",
+                    "align": space.align} for space in has.memory],
+        "ops": {how: ", ".join(ops[how]) for how in ("native", "generic") if how in ops},
+        "not_here": [{"op": op, "how": s.how, "reason": s.reason}
+                     for op, s in target.ops.items() if s.reason],
+        "tools": [{"tool": tool.name, "found": tool.found or "no",
+                   "get": "" if tool.found else tool.get} for tool in target.tools()],
+    }
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} -> {v}" for k, v in value.items())
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
 def _targets() -> list[dict[str, str]]:
     """Every installed target, and what this CPU lacks to run its artifacts."""
     from firstlight.runtime import cpu
@@ -192,6 +251,9 @@ def _targets() -> list[dict[str, str]]:
     registry = available()
     rows = [{"target": name, "here": f"no: {why}"} for name, why in registry.broken.items()]
     for target in registry.targets.values():
+        if target.tier == "D":
+            rows.append({"target": target.name, "here": "no: its code is only emitted"})
+            continue
         try:
             cpu.check(target.requires, target.name)
             rows.append({"target": target.name, "here": "yes"})
