@@ -15,7 +15,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from firstlight import targets
-from firstlight.codegen.artifact import refuse_occupied
+from firstlight.codegen.artifact import refuse_impossible, refuse_occupied
 from firstlight.codegen.compile import CompileOptions, compile_module, plans, prepare, state_plan
 from firstlight.codegen.target import Target
 from firstlight.frontend.checkpoint import (
@@ -25,7 +25,8 @@ from firstlight.frontend.checkpoint import (
     read_checkpoint,
     read_config,
 )
-from firstlight.frontend.config import ModelConfig
+from firstlight.frontend.config import ModelConfig, eos_token_ids
+from firstlight.frontend.fields import Fields
 from firstlight.frontend.model import config_types, trace_model, weight_types
 from firstlight.ir.core import census
 from firstlight.runtime.errors import FirstlightError
@@ -57,14 +58,15 @@ def compile_checkpoint(checkpoint: Path | str, out: Path | str,
     _refuse_out(Path(out), Path(checkpoint), options.force)
     progress("read", 0, 1)
     source = read_checkpoint(checkpoint)
+    model = _model_section(source.config, source)
     progress("trace", 0, 1)
     module = trace_model(source.config, weight_types(source))
     progress("passes", 0, 1)
     job = prepare(module, source.config.max_position_embeddings, target, options)
     sources = {name: _Pieces(ref) for name, ref in source.tensors.items()}
     copies = {n: source.path / n for n in COPIED if (source.path / n).is_file()}
-    return compile_module(job, sources, Path(out), options, _model_section(source.config, source),
-                          copies, _provenance(source), progress)
+    return compile_module(job, sources, Path(out), options, model, copies,
+                          _provenance(source), progress)
 
 
 def plan_checkpoint(checkpoint: Path | str,
@@ -119,8 +121,9 @@ def _refuse_numerics(options: CompileOptions) -> None:
 
 
 def _refuse_out(out: Path, checkpoint: Path, force: bool) -> None:
-    """Early, because reading and planning take a while: what the artifact may not replace."""
+    """Early, because reading and planning take a while: what cannot be written or replaced."""
     refuse_occupied(out, force)
+    refuse_impossible(out)
     if out.exists() and checkpoint.resolve().is_relative_to(out.resolve()):
         raise FirstlightError(
             "F420", "the checkpoint lies where the artifact would", where=str(out),
@@ -130,16 +133,15 @@ def _refuse_out(out: Path, checkpoint: Path, force: bool) -> None:
 
 def _model_section(config: ModelConfig, source: Checkpoint) -> dict[str, Any]:
     eos = config.eos_token_ids
-    generation = source.generation_config or {}
-    if "eos_token_id" in generation:
-        ids = generation["eos_token_id"]
-        eos = tuple(ids) if isinstance(ids, list) else (ids,)
+    generation = Fields(source.generation_config or {}, str(source.path / "generation_config.json"))
+    if generation.get("eos_token_id") is not None:
+        eos = eos_token_ids(generation, config.vocab_size)
     # Not the folder's name: equal checkpoints give equal artifacts wherever they lie.
     name = str(source.raw_config.get("_name_or_path") or "").rstrip("/").rpartition("/")[2]
     return {
         "name": name or config.model_type, "model_type": config.model_type,
         "vocab_size": config.vocab_size, "bos_token_id": config.bos_token_id,
-        "eos_token_ids": [i for i in eos if isinstance(i, int)],
+        "eos_token_ids": list(eos),
         "layers": config.num_hidden_layers, "hidden_size": config.hidden_size,
         "max_position_embeddings": config.max_position_embeddings,
     }

@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,8 @@ from firstlight.runtime.safetensors import Written
 
 KIND = "firstlight-artifact"
 DIGEST = "0" * 64
+SCRATCH = ".firstlight-"
+"""How the names of temporary folders begin."""
 
 
 @contextmanager
@@ -30,7 +33,7 @@ def artifact_folder(out: Path, force: bool = False) -> Iterator[Path]:
     refuse_occupied(out, force)
     with _writing(out):
         out = _final(out)
-        partial = out.with_name(f".{out.name}.{secrets.token_hex(4)}.partial")
+        partial = out.with_name(f"{SCRATCH}{secrets.token_hex(8)}.partial")
         missing = [p for p in out.parents if not p.exists()]
         try:
             partial.mkdir(parents=True)
@@ -56,6 +59,21 @@ def refuse_occupied(out: Path, force: bool) -> None:
         why="an artifact is there already" if mine else "it exists and is not an artifact",
         try_="--force to replace it, or another folder" if mine else "another folder",
     )
+
+
+def refuse_impossible(out: Path) -> None:
+    """Raise F421 for an `out` that could not be made: a name too long, no right to write there.
+
+    The parent is asked by making a folder in it: permissions alone do not tell (/proc, root).
+    """
+    with _writing(out):
+        out = _final(out)
+        parent = next(p for p in out.parents if p.exists())
+        for part in out.relative_to(parent).parts:
+            with suppress(FileNotFoundError):
+                (parent / part).lstat()
+        with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=parent):
+            pass
 
 
 def _is_artifact(folder: Path) -> bool:

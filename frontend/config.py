@@ -160,7 +160,7 @@ def parse_config(raw: Mapping[str, Any], where: str = "config.json") -> ModelCon
         **_ropes(f, any(spec.compressed for spec in layers)),
         max_position_embeddings=size("max_position_embeddings", MAX_POSITION),
         bos_token_id=f.integer("bos_token_id", 0, vocabulary - 1, None),
-        eos_token_ids=_eos(f, vocabulary),
+        eos_token_ids=eos_token_ids(f, vocabulary),
         layers=layers,
     )
     _check(f, config)
@@ -185,9 +185,9 @@ def _check(f: Fields, c: ModelConfig) -> None:
 
 def _layers(f: Fields, count: int) -> tuple[LayerSpec, ...]:
     """Kind, ratio and routing of every layer; entries past the last layer belong to MTP."""
-    types = f.words("layer_types", KINDS)
-    ratios = f.integers("compress_ratios", 0, 1 << 20)
-    mlps = f.words("mlp_layer_types", ("hash_moe", "moe"))
+    types = f.words("layer_types", KINDS, count)
+    ratios = f.integers("compress_ratios", 0, 1 << 20, count)
+    mlps = f.words("mlp_layer_types", ("hash_moe", "moe"), count)
     for name, given in (("layer_types", types), ("compress_ratios", ratios),
                         ("mlp_layer_types", mlps)):
         if given is not None and len(given) < count:
@@ -196,7 +196,7 @@ def _layers(f: Fields, count: int) -> tuple[LayerSpec, ...]:
         f.get("compress_ratios", REQUIRED)
     hashed = f.integer("num_hash_layers", 0, MAX_DIM, REQUIRED if mlps is None else None)
     if mlps is not None and hashed is not None:
-        if mlps[:count] != ["hash_moe" if i < hashed else "moe" for i in range(count)]:
+        if mlps != ["hash_moe" if i < hashed else "moe" for i in range(count)]:
             f.contradiction(f"num_hash_layers is {hashed}", "mlp_layer_types says otherwise")
     specs = []
     for i in range(count):
@@ -288,7 +288,8 @@ def _yarn(f: Fields | None) -> Yarn | None:
     return yarn
 
 
-def _eos(f: Fields, vocabulary: int) -> tuple[int, ...]:
+def eos_token_ids(f: Fields, vocabulary: int) -> tuple[int, ...]:
+    """The ids that end a text, one or a list; none where the field is absent. Errors: F104."""
     if isinstance(f.get("eos_token_id"), list):
         return tuple(f.integers("eos_token_id", 0, vocabulary - 1) or ())
     one = f.integer("eos_token_id", 0, vocabulary - 1, None)

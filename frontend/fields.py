@@ -55,21 +55,25 @@ class Fields:
             self.bad(name, value, f"it must be a number above {low:g} and at most {high:g}")
         return float(value)
 
-    def integers(self, name: str, low: int, high: int) -> list[int] | None:
-        """A list of whole numbers in [low, high], or None when absent."""
+    def integers(self, name: str, low: int, high: int,
+                 count: int | None = None) -> list[int] | None:
+        """A list of whole numbers in [low, high], or None when absent; the first `count` of it."""
         value = self.get(name)
-        if value is not None and not (isinstance(value, list) and
-                                      all(type(v) is int and low <= v <= high for v in value)):
+        head = value[:count] if isinstance(value, list) else None
+        if value is not None and (head is None or
+                                  not all(type(v) is int and low <= v <= high for v in head)):
             self.bad(name, value, f"it must be a list of whole numbers from {low} to {high}")
-        return value
+        return head
 
-    def words(self, name: str, known: Collection[str]) -> list[str] | None:
-        """A list of words out of `known`, or None when absent."""
+    def words(self, name: str, known: Collection[str],
+              count: int | None = None) -> list[str] | None:
+        """A list of words out of `known`, or None when absent; the first `count` of it."""
         value = self.get(name)
-        if value is not None and not (isinstance(value, list) and
-                                      all(isinstance(v, str) and v in known for v in value)):
+        head = value[:count] if isinstance(value, list) else None
+        if value is not None and (head is None or
+                                  not all(isinstance(v, str) and v in known for v in head)):
             self.bad(name, value, "it must be a list of " + ", ".join(known))
-        return value
+        return head
 
     def table(self, name: str) -> Fields | None:
         """A nested object, or None when absent."""

@@ -9,6 +9,7 @@ from firstlight.ir.core import Module, census
 from firstlight.ir.decompose import decompose
 from firstlight.ir.registry import TABLE
 from firstlight.passes.base import Pass
+from firstlight.runtime.errors import FirstlightError
 
 
 @dataclass(frozen=True)
@@ -18,11 +19,21 @@ class Legalize(Pass):
     before   %0 = norm_rope(%x, %w, %positions, %freqs)                     (ops=rms_norm)
     after    %0 = rms_norm(%x, %w) ; ... cos, sin, slices, concat of %0
 
-    ops: names of the composites a target has (`Capabilities.native`).
+    ops: names of the composites a target has (`Capabilities.native`); F301 for names of no op,
+    which would decompose everything.
     """
 
     name: ClassVar[str] = "legalize"
     ops: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.ops) - set(TABLE))
+        if unknown:
+            raise FirstlightError(
+                "F301", f"pass 'legalize' names unknown ops: {', '.join(unknown)}", where=str(self),
+                why="no row of the op table has these names",
+                try_="legalize{ops=" + "+".join(n for n, i in TABLE.items() if i.composite) + "}",
+            )
 
     def run(self, module: Module) -> Module:
         """The module with nothing but primitives and composites of `ops`."""

@@ -74,6 +74,7 @@ def contents(folder: Path) -> dict[str, bytes]:
         ("F403", {"numerics": "exact"}),
         ("F301", {"pipeline": "canonicalize,make-coffee"}),
         ("F301", {"pipeline": "canonicalize{"}),
+        ("F301", {"pipeline": "legalize{ops=nope}"}),
         ("F402", {"pipeline": "canonicalize,specialize{tokens=1}"}),
         ("F430", {"target": "abacus"}),
     ],
@@ -109,6 +110,41 @@ def test_what_is_in_the_way_is_refused_before_the_work(checkpoint, tmp_path, no_
     with pytest.raises(FirstlightError, match="in the way"):
         compile_checkpoint(checkpoint, tmp_path / "out", None, lambda s, d, t: stages.append(s))
     assert stages == []
+
+
+def test_what_cannot_be_written_is_refused_before_the_work(checkpoint, tmp_path, no_code):
+    stages: list[str] = []
+    for out in ("x" * 300, "file/out"):
+        (tmp_path / "file").touch()
+        with pytest.raises(FirstlightError, match="F421"):
+            compile_checkpoint(checkpoint, tmp_path / out, None, lambda s, d, t: stages.append(s))
+    assert stages == []
+
+
+@pytest.mark.parametrize(
+    ("generation", "eos"),
+    [
+        (None, [1]),
+        ({}, [1]),
+        ({"eos_token_id": None}, [1]),
+        ({"eos_token_id": 7}, [7]),
+        ({"eos_token_id": [2, 7]}, [2, 7]),
+        *(({"eos_token_id": wrong}, "F104") for wrong in ("x", -1, True, 99999, [1, None], 1.0)),
+    ],
+)
+def test_the_eos_of_a_generation_config(generation, eos, tmp_path, no_code):
+    config = {**SMALL, "eos_token_id": 1}
+    folder = write_checkpoint(tmp_path / "c", config, random_tensors(config, 5))
+    if generation is not None:
+        (folder / "generation_config.json").write_text(json.dumps(generation))
+    if eos == "F104":
+        with pytest.raises(FirstlightError, match=eos) as caught:
+            compile_checkpoint(folder, tmp_path / "out", CompileOptions(context=CONTEXT))
+        assert caught.value.where.endswith("generation_config.json")
+        return
+    compile_checkpoint(folder, tmp_path / "out", CompileOptions(context=CONTEXT))
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["model"]["eos_token_ids"] == eos
 
 
 # ---------------------------------------------------------------- what is written

@@ -4,12 +4,19 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from firstlight.codegen import artifact
-from firstlight.codegen.artifact import KIND, artifact_folder, file_records, write_manifest
+from firstlight.codegen.artifact import (
+    KIND,
+    artifact_folder,
+    file_records,
+    refuse_impossible,
+    write_manifest,
+)
 from firstlight.runtime.errors import FirstlightError
 
 
@@ -83,6 +90,23 @@ def test_a_parent_that_is_a_file(tmp_path):
         write(tmp_path / "file" / "out")
     assert caught.value.code == "F421"
     assert names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("out", ["file/out", "file/no/out", "x" * 300, "no/" + "x" * 300 + "/out"])
+def test_the_impossible_is_refused_at_once(out, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(FirstlightError) as caught:
+        refuse_impossible(tmp_path / out)
+    assert caught.value.code == "F421"
+    assert names(tmp_path) == ["file"]
+
+
+def test_the_possible_is_not_refused_and_leaves_nothing(tmp_path):
+    for out in ("out", "a/b/out", "x" * 255):
+        refuse_impossible(tmp_path / out)
+        assert names(tmp_path) == []
+        write(tmp_path / out)
+        shutil.rmtree(tmp_path / Path(out).parts[0])
 
 
 def occupy(out: Path, how: str) -> None:

@@ -61,6 +61,15 @@ def test_where_kind_and_ratio_come_from() -> None:
     assert kinds(without("layer_types", compress_ratios=[2, 4, 128, 0, 1]))[0] == ("hca", 2)
 
 
+@pytest.mark.parametrize(("name", "more"), [
+    ("layer_types", ["mtp_attention"]), ("layer_types", [None]), ("compress_ratios", [None]),
+    ("compress_ratios", [-1, "x"]), ("mlp_layer_types", ["mtp"])])
+def test_entries_past_the_last_layer_are_not_read(name: str, more: list[Any]) -> None:
+    raw = BASE | {"layer_types": TYPES, "mlp_layer_types": ["hash_moe"] + ["moe"] * 4,
+                  "num_hash_layers": 1}
+    assert parse_config(raw | {name: [*raw[name], *more]}) == parse_config(raw)
+
+
 def test_routing_tables() -> None:
     hashed = parse_config(BASE | {"num_hash_layers": 2}).layers
     assert [layer.hash_routed for layer in hashed] == [True, True, False, False, False]

@@ -1,9 +1,12 @@
 """legalize."""
 
+import pytest
+
 from firstlight.ir.core import census
 from firstlight.ir.registry import TABLE
 from firstlight.passes import run_pipeline
 from firstlight.passes.legalize import Legalize
+from firstlight.runtime.errors import FirstlightError
 from support.modules import composite, difference
 
 
@@ -29,3 +32,12 @@ def test_it_says_what_is_lacking() -> None:
 def test_what_a_target_has_is_not_touched() -> None:
     before = composite("compress")
     assert str(Legalize(("compress",)).run(before)) == str(before)
+
+
+@pytest.mark.parametrize("ops", ["nope", "rms_norm+nrom_rope"])
+def test_names_of_no_op_are_refused(ops: str) -> None:
+    """A typo would decompose what the target has."""
+    with pytest.raises(FirstlightError, match=ops.split("+")[-1]) as caught:
+        run_pipeline(composite("norm_rope"), f"legalize{{ops={ops}}}")
+    assert caught.value.code == "F301"
+    assert len(str(caught.value).splitlines()) == 4
