@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -30,9 +31,8 @@ class TransformersSide:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         _require("torch", "transformers")
-        import torch
-        from transformers import DeepseekV4Config, DeepseekV4ForCausalLM, DynamicCache
-
+        torch: Any = import_module("torch")
+        theirs: Any = import_module("transformers")
         self.name = f"transformers of {checkpoint.path}"
         self.vocab_size = checkpoint.config.vocab_size
         self.context: int | None = None
@@ -40,11 +40,11 @@ class TransformersSide:
         self.tokenizer = checkpoint.path / "tokenizer.json"
         # A copy: transformers writes into the rope dictionaries it is given.
         fields = {k: deepcopy(v) for k, v in checkpoint.raw_config.items() if k not in _NOT_THEIRS}
-        config = DeepseekV4Config(**fields, attn_implementation="eager")
+        config = theirs.DeepseekV4Config(**fields, attn_implementation="eager")
         config._experts_implementation = "eager"
-        self._torch, self._model = torch, DeepseekV4ForCausalLM(config).float().eval()
+        self._torch, self._model = torch, theirs.DeepseekV4ForCausalLM(config).float().eval()
         self._layers = self._model.model.layers
-        self._cache = DynamicCache(config=self._model.config)
+        self._cache = theirs.DynamicCache(config=self._model.config)
         # transformers knows one ratio for each kind of layer: every layer is told its own.
         for layer, cache, spec in zip(self._layers, self._cache.layers, checkpoint.config.layers,
                                       strict=True):

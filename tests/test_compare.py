@@ -113,6 +113,20 @@ def test_the_trained_example_as_the_command_line_shows_it(
     assert err.startswith("error[F708]: the two sides differ from layers.0")
 
 
+def test_differently_fused_artifacts_are_compared_by_sublayers(
+    artifact: Path, checkpoint: Path, tmp_path: Path
+):
+    """Without fusion every primitive is a step, with shapes such as [1, S + 8, 64]."""
+    options = dataclasses.replace(OPTIONS, pipeline="canonicalize")
+    compile_checkpoint(checkpoint, tmp_path / "plain", options)
+    report = report_of(tmp_path / "plain", "interpreter", checkpoint=checkpoint)
+    assert report.first is None
+    assert report.steps > 2000
+    report = report_of(tmp_path / "plain", artifact)
+    assert (report.first, report.steps) == (None, 0)
+    assert set(report.layers) == {"layers.0", "layers.1", "head"}
+
+
 def test_two_artifacts_are_compared_without_the_compiler(artifact: Path):
     code = (
         "import sys\n"
