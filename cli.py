@@ -28,7 +28,7 @@ from firstlight.targets import COMPILER_PACKAGES
 if TYPE_CHECKING:
     from firstlight.runtime.model import Model
 
-REFUSED, WRONG_USE, BUG, INTERRUPTED, BROKEN_PIPE = 1, 2, 70, 130, 141
+REFUSED, WRONG_USE, BUG, INTERRUPTED, BROKEN_PIPE, TERMINATED = 1, 2, 70, 130, 141, 143
 STATUSES = """\b
 Exit status:
   0    done
@@ -37,6 +37,7 @@ Exit status:
   70   a bug in firstlight (FIRSTLIGHT_DEBUG=1 shows the traceback)
   130  interrupted by Ctrl+C
   141  the reader of our output went away
+  143  ended by SIGTERM
 """
 _FOLDER = click.Path(path_type=Path)
 
@@ -213,10 +214,13 @@ def compile_command(
 def _token_ids(_: click.Context, __: click.Parameter, text: str | None) -> list[int] | None:
     if text is None:
         return None
+    words = [word.strip() for word in text.split(",")]
     try:
-        return [int(word) for word in text.split(",")]
-    except ValueError as error:
-        raise click.BadParameter("expected token ids such as 1,2,3") from error
+        if all(w.isascii() and w.removeprefix("-").isdecimal() for w in words):  # no 1_0
+            return list(map(int, words))
+    except ValueError:  # thousands of digits
+        pass
+    raise click.BadParameter("expected token ids such as 1,2,3")
 
 
 def _prompt(_: click.Context, __: click.Parameter, text: str | None) -> str | None:
@@ -255,7 +259,8 @@ def run_command(
     from firstlight.runtime import load
 
     with load(artifact, threads=threads) as model:
-        ids = model.tokenizer.encode(prompt) if prompt is not None else tokens
+        # BOS alone would be no empty prompt any more: refused as by `Session.generate`.
+        ids = tokens if prompt is None else model.tokenizer.encode(prompt) if prompt else []
         assert ids is not None
         result = _generate(model, ids, prompt is not None, not as_json, sampling)
     if as_json:

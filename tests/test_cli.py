@@ -75,6 +75,11 @@ def test_version(capsys: pytest.CaptureFixture[str]):
         "run DIR",
         "run DIR --prompt x --tokens 1",
         "run DIR --tokens 1,two",
+        "run DIR --tokens 1,1_0",
+        "run DIR --tokens \N{ARABIC-INDIC DIGIT ONE},2",
+        "run DIR --tokens 1,,2",
+        "run DIR --tokens 1,--2",
+        f"run DIR --tokens {'9' * 5000}",
         "run DIR --tokens 1 -n 0",
         "run DIR --tokens 1 -n many",
         "compile",
@@ -127,6 +132,8 @@ def test_run_draws_the_same_tokens_from_the_same_seed(
     ("arguments", "code"),
     [
         (["--tokens", "1,99999"], "F605"),
+        (["--tokens", "1, -5"], "F605"),
+        (["--prompt", ""], "F606"),
         (["--tokens", "1", "--temperature", "nan"], "F620"),
         (["--tokens", "1", "--top-p", "7"], "F620"),
         (["--tokens", "1", "--seed", "-1"], "F620"),
@@ -179,14 +186,15 @@ def test_run_needs_no_compiler(toy: Path):
 # ---------------------------------------------------------------- statuses
 
 
-def test_ctrl_c_is_status_130_without_a_traceback(toy: Path):
+@pytest.mark.parametrize(
+    ("number", "status", "says"), [(signal.SIGINT, 130, "interrupted\n"), (signal.SIGTERM, 143, "")]
+)
+def test_signals_have_a_status_and_no_traceback(number: int, status: int, says: str, toy: Path):
     process = start("run", toy, "--tokens", ",".join([str(SLEEP)] * 40))
     time.sleep(1.5)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert err.decode().splitlines()[-1] == "interrupted"
-    assert b"Traceback" not in err
+    assert (process.returncode, err.decode()) == (status, says)
 
 
 def test_a_reader_that_goes_away_is_status_141(tiny_checkpoint: Path):

@@ -3,7 +3,16 @@
 import re
 from pathlib import Path
 
-from firstlight.cli import BROKEN_PIPE, BUG, INTERRUPTED, REFUSED, STATUSES, WRONG_USE, cli
+from firstlight.cli import (
+    BROKEN_PIPE,
+    BUG,
+    INTERRUPTED,
+    REFUSED,
+    STATUSES,
+    TERMINATED,
+    WRONG_USE,
+    cli,
+)
 
 ROOT = Path(__file__).parents[1]
 PARTS = ("frontend", "ir", "passes", "codegen", "targets", "runtime", "comparison")
@@ -26,7 +35,7 @@ def test_commands_and_exit_statuses_are_documented():
     text = (ROOT / "docs/cli.md").read_text()
     for name in cli.commands:
         assert f"firstlight {name} " in text
-    for status in (0, REFUSED, WRONG_USE, BUG, INTERRUPTED, BROKEN_PIPE):
+    for status in (0, REFUSED, WRONG_USE, BUG, INTERRUPTED, BROKEN_PIPE, TERMINATED):
         assert f"| {status} |" in text
         assert re.search(rf"^  {status} ", STATUSES, flags=re.MULTILINE)
 
