@@ -389,6 +389,42 @@ def targets_command(name: str | None, as_json: bool) -> None:
     _emit({k: v for k, v in document.items() if v or as_json}, as_json)
 
 
+@cli.command("conform", epilog=STATUSES)
+@click.argument("names", metavar="TARGET", nargs=-1, required=True)
+@click.option("--level", type=click.Choice(["emit", "build", "run", "model"]), default="run",
+              show_default=True, help="How far to go; a level includes those before it.")
+@click.option("--ops", metavar="a,b", help="Only these ops.")
+@click.option("--json", "report_file", type=_FOLDER, metavar="F", help="Write the report to F.")
+@click.option("--matrix", is_flag=True,
+              help="The names are reports: print them as one markdown table.")
+@click.option("-q", "--quiet", is_flag=True, help="Print no progress.")
+def conform_command(
+    names: tuple[str, ...], level: str, ops: str | None, report_file: Path | None, matrix: bool,
+    quiet: bool,
+) -> None:  # fmt: skip
+    """Hold a TARGET against its contract, on this machine.
+
+    The last line printed is the summary. The exit status is 1 if anything failed or was skipped.
+    """
+    if not matrix and len(names) != 1:
+        raise click.UsageError("Give one target (or --matrix and report files).")
+    with _compiler("conform"):
+        from firstlight import targets
+        from firstlight.targets import conform as kit
+
+        if matrix:
+            click.echo(kit.matrix([kit.read_report(Path(name)) for name in names]))
+            return
+        with Progress(quiet) as progress:
+            report = kit.conform(targets.find(names[0]), level, ops.split(",") if ops else (),
+                                 progress)
+    if report_file is not None:
+        report_file.write_text(json.dumps(report.document(), indent=1) + "\n", encoding="utf-8")
+    click.echo(kit.table(report))
+    if not report.clean:
+        raise click.exceptions.Exit(REFUSED)
+
+
 @cli.command("doctor", epilog=STATUSES)
 @_json_option
 def doctor_command(as_json: bool) -> None:

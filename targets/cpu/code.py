@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,12 @@ from typing import Any
 from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.target import Source
 from firstlight.targets.cpu.toolchain import RUNNER, link, link_executable
+
+
+def _without_addresses(text: str) -> str:
+    """LLVM text with buffers named by their order: TVM's alias metadata names them by address."""
+    names: dict[str, str] = {}
+    return re.sub(r'(?<=!")0x[0-9a-f]+', lambda m: names.setdefault(m[0], f"b{len(names)}"), text)
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,7 @@ class Code:
         from firstlight.codegen.tvm_bridge import compile_module
 
         text = compile_module({kernel.name: kernel.func}, self.options).inspect_source("ll")
+        text = _without_addresses(text)
         return Source({f"{kernel.name}.ll": text.encode()}, f"__tvm_ffi_{kernel.name}", {}, {})
 
     def build(self, kernels: Mapping[str, Kernel], folder: Path,

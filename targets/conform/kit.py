@@ -1,0 +1,70 @@
+"""The kit: levels in order, one report."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from firstlight.codegen.target import Target
+from firstlight.ir.registry import TABLE
+from firstlight.runtime.errors import FirstlightError
+from firstlight.targets.conform.build import check_build
+from firstlight.targets.conform.cases import INLINED, all_cases
+from firstlight.targets.conform.emit import check_emit
+from firstlight.targets.conform.report import LEVELS, Check, Report
+from firstlight.targets.conform.run import check_run
+from firstlight.targets.conform.units import Unit, units
+
+Progress = Callable[[str, int, int], None]
+
+
+def conform(target: Target, level: str = "run", ops: Iterable[str] = (),
+            progress: Progress = lambda stage, done, total: None) -> Report:
+    """Hold a target against its contract, up to and including `level`.
+
+    Args:
+        ops: only these rows of the op table; without, all of them.
+        progress: called with a level and how many ops of it are done.
+
+    Raises F441 for an unknown op.
+    """
+    chosen = tuple(ops)
+    unknown = [name for name in chosen if name not in TABLE or name in INLINED]
+    if unknown:
+        raise FirstlightError(
+            "F441", f"there is no op {', '.join(unknown)} to check", where="--ops",
+            why="no row of the op table that kernels stand for has this name",
+            try_=f"some of: {', '.join(sorted(set(TABLE) - set(INLINED)))}",
+        )
+    report = Report(target.name, target.tier, level, chosen, versions=dict(target.versions()))
+    by_op: dict[str, list[Unit]] = {name: [] for name in all_cases(chosen)}
+    with tempfile.TemporaryDirectory(prefix="firstlight-conform-") as folder:
+        scratch = Path(folder)
+
+        def emit() -> Iterable[Check]:
+            for unit in units(target, all_cases(chosen)):
+                by_op[unit.op].append(unit)
+            return check_emit(target, by_op)
+
+        def model() -> Iterable[Check]:
+            from firstlight.targets.conform.model import check_model
+
+            return check_model(target, scratch)
+
+        steps: dict[str, Callable[[], Iterable[Check]]] = {
+            "emit": emit,
+            "build": lambda: check_build(target, by_op, scratch, report.commands),
+            "run": lambda: check_run(target, by_op, scratch),
+            "model": model,
+        }
+        for name in LEVELS[: LEVELS.index(level) + 1]:
+            began, done = time.perf_counter(), 0
+            progress(name, 0, len(by_op))
+            for check in steps[name]():
+                report.checks.append(check)
+                done += 1
+                progress(name, done, len(by_op))
+            report.seconds[name] = time.perf_counter() - began
+    return report

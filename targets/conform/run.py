@@ -1,0 +1,157 @@
+"""Level run: every kernel is called with hostile data and held against the numpy reference.
+
+Kernels run in a process of their own: one that crashes is reported, and the others still run.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+
+from firstlight.codegen.apart import Died, run_apart
+from firstlight.codegen.target import Executor, Target
+from firstlight.ir.interpreter import run
+from firstlight.ir.types import StateType
+from firstlight.runtime.errors import FirstlightError
+from firstlight.targets.conform.cases import CONTEXT, SLOTS
+from firstlight.targets.conform.execute import Run
+from firstlight.targets.conform.measure import Errors
+from firstlight.targets.conform.report import Check
+from firstlight.targets.conform.units import MOST_TOKENS, Unit
+
+RELATIVE = 4e-6
+"""Most that a result may differ, relative to its largest value: sums of some hundred float32
+products in another order, beside an outlier of 1e4."""
+TOKENS = {"prefill": (1, 2, 7, MOST_TOKENS), "decode": (1,)}
+
+
+def check_run(target: Target, units: Mapping[str, Sequence[Unit]], scratch: Path
+              ) -> Iterator[Check]:
+    """A check per op, in order."""
+    left = [op for op, some in units.items() if any(u.kernels for u in some)]
+    for op in units:
+        if op not in left:
+            yield Check(op, "run", missing=target.missing.get(op, ""))
+    if target.emulate is None:
+        yield from (Check(op, "run", skips=["not here: the target has no way to run kernels here"])
+                    for op in left)
+        return
+    while left:
+        found = _apart(target, {op: units[op] for op in left}, scratch)
+        yield from found
+        left = left[len(found):]
+
+
+def _apart(target: Target, units: Mapping[str, Sequence[Unit]], scratch: Path) -> list[Check]:
+    """Checks of the first ops, up to one whose kernel ends the process; at least one."""
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        lines = Path(folder, "checks.jsonl")
+        lines.touch()
+        try:
+            run_apart(lambda: _run_all(target, units, Path(folder), lines), Path(folder))
+        except Died as error:
+            why = f"the process died: {error}"
+        except FirstlightError as error:
+            if lines.stat().st_size == 0:       # the executor itself: it is not for this machine
+                text = str(error).splitlines()
+                return [Check(op, "run", skips=[f"not here: {text[0]} {text[2].strip()}"])
+                        for op in units]
+            why = str(error)
+        except Exception as error:      # whatever a port raises is a finding about the port
+            why = f"{type(error).__name__}: {error}"
+        else:
+            why = ""
+        done = [Check(**json.loads(line)) for line in lines.read_text().splitlines()]
+    if why:
+        done.append(Check(list(units)[len(done)], "run", 0, [why]))
+    return done
+
+
+def _run_all(target: Target, units: Mapping[str, Sequence[Unit]], folder: Path,
+             lines: Path) -> None:
+    """In the child: a line of `lines` for each op that is done."""
+    assert target.emulate is not None
+    work = folder / "emulate"
+    work.mkdir()
+    kernels = {k.name: k for some in units.values() for u in some for k in u.kernels}
+    executor = target.emulate(kernels, work)
+    if executor is None:
+        raise _nothing_runs(target)
+    with lines.open("a") as out:
+        for op, some in units.items():
+            _write(out, _check(target, executor, op, some))
+
+
+def _nothing_runs(target: Target) -> FirstlightError:
+    lacking = [tool for tool in target.tools() if tool.found is None]
+    return FirstlightError(
+        "F442", "nothing on this machine runs the kernels", where=f"target {target.name}",
+        why="; ".join(f"{t.name} is missing (to get it: {t.get})" for t in lacking) or "it says so",
+        try_="firstlight targets    shows the tool chains",
+    )
+
+
+def _write(out: TextIO, check: Check) -> None:
+    out.write(json.dumps(asdict(check)) + "\n")
+    out.flush()
+    os.fsync(out.fileno())
+
+
+def _check(target: Target, executor: Executor, op: str, units: Sequence[Unit]) -> Check:
+    check = Check(op, "run", missing=target.missing.get(op, ""))
+    errors: dict[str, Errors] = {}
+    for unit in units:
+        if not unit.kernels:
+            continue
+        errors.setdefault(unit.how, Errors())
+        for tokens in TOKENS[unit.shape]:
+            try:
+                check.problems += _measure(target, executor, unit, tokens, errors[unit.how])
+            except Exception as error:  # whatever a port raises is a finding about the port
+                check.problems.append(f"{unit.name} S={tokens}: {type(error).__name__}: {error}")
+    check.count = sum(e.calls for e in errors.values())
+    check.numbers = {how: asdict(e) for how, e in errors.items()}
+    return check
+
+
+def _measure(target: Target, executor: Executor, unit: Unit, tokens: int,
+             total: Errors) -> Iterator[str]:
+    """Run a unit on all its data; what is wrong."""
+    case = unit.case
+    sizes = {"B": 1, "S": tokens, "C": CONTEXT}
+    random = np.random.default_rng(tokens)
+    for pos, change in itertools.product(case.positions, case.changes):
+        if case.states and pos + tokens > CONTEXT:
+            continue
+        where = f"{unit.name} S={tokens} pos={pos} {change.__name__}"
+        operands = list(case.operands(random, sizes, pos, change))
+        want = run(unit.meaning, "main", [o.value for o in operands], sizes)
+        done = Run(executor, target.packer, unit, operands, sizes)
+        total.calls += 1
+        yield from (f"{where}: {text}" for text in done.problems)
+        for number, (result, got, true) in enumerate(zip(unit.meaning["main"].results,
+                                                         done.results, want, strict=True)):
+            yield from _judge(f"{where} result {number}", got, true,
+                              isinstance(result.type, StateType), total)
+
+
+def _judge(where: str, got: np.ndarray, want: np.ndarray, state: bool,
+           total: Errors) -> Iterator[str]:
+    one = Errors()
+    wrong = one.compare(got, want, where)
+    if wrong:
+        yield wrong
+    elif one.max_rel > RELATIVE:
+        yield f"off by {one.max_rel:.2g} of the largest value: {one.worst}"
+    if state and got.shape == want.shape and not np.array_equal(got[: SLOTS - 1],
+                                                                want[: SLOTS - 1]):
+        yield f"{where}: the state of another sequence was overwritten"
+    total.compare(got, want, where)
