@@ -39,8 +39,9 @@ class InterpreterSide:
             target, numerics, options = targets.find("cpu"), "float", CompileOptions()
         else:
             target, numerics = targets.find(manifest["target"]["name"]), manifest["numerics"]
-            options = CompileOptions(pipeline=manifest["provenance"]["pipeline"],
-                                     **manifest["limits"])
+            limits = manifest["limits"]
+            options = CompileOptions(context=limits["context"], chunk=limits["chunk"],
+                                     pipeline=manifest["provenance"]["pipeline"])
         module = trace_model(config, weight_types(checkpoint), numerics)
         job = prepare(module, config.max_position_embeddings, target, options)
         if manifest is not None and manifest["provenance"].get("fused_hash") != job.fused.hash:
