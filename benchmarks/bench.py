@@ -3,6 +3,7 @@
     python benchmarks/bench.py                        the whole road: write, compile, load, measure
     python benchmarks/bench.py --profile              and where the time goes, step by step
     python benchmarks/bench.py --artifact DIR         only measure what is there
+    python benchmarks/bench.py --check                exit status 1 below the limits of limits.py
     python benchmarks/bench.py --threads 1 --clock cpu ...   on a machine that others use, too
 
 Sticks and samples alternate. `of limit` compares a sample with the sticks just before it: the
@@ -28,6 +29,7 @@ from typing import Any
 import numpy as np
 from checkpoint import CONFIG, write_checkpoint
 from counting import Counter
+from limits import shortfalls
 from steps import by_kind, profile_table, step_times
 from sticks import Sticks
 
@@ -202,6 +204,10 @@ def main() -> None:
         chunk = bench.counter.chunk
         for n in args.prefill:
             print("\n" + bench.profile("prefill", min(n, chunk), max(0, n - chunk), args.samples))
+    if args.check:
+        missed = shortfalls(records)
+        print("\n" + "\n".join(f"FAILED  {line}" for line in missed) if missed else "\nchecked")
+        sys.exit(bool(missed))
 
 
 def _numbers(text: str) -> list[int]:
@@ -216,15 +222,19 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--config", type=Path, default=CONFIG, help="of a checkpoint to write")
     parser.add_argument("--compile-option", action="append", default=[], metavar="OPTION",
                         help="for `firstlight compile`, such as --compile-option=--chunk=64")
-    parser.add_argument("--prefill", type=_numbers, default=[128, 512, 2048], metavar="N,N")
-    parser.add_argument("--decode", type=_numbers, default=[128, 2048], metavar="DEPTH,DEPTH")
-    parser.add_argument("--samples", type=int, default=5)
+    parser.add_argument("--prefill", type=_numbers, default=[128, 512, 2048], metavar="N,N",
+                        help="lengths of prompts")
+    parser.add_argument("--decode", type=_numbers, default=[128, 2048], metavar="DEPTH,DEPTH",
+                        help="tokens before the ones that are decoded")
+    parser.add_argument("--samples", type=int, default=5, help="of every test")
     parser.add_argument("--generate", type=int, default=16, help="tokens of a decode sample")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall",
                         help="cpu: time of the thread, with --threads 1")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--profile", action="store_true", help="time every step")
+    parser.add_argument("--check", action="store_true",
+                        help="exit with 1 if a limit of limits.py is missed")
     parser.add_argument("--jsonl", type=Path, help="append a JSON line for every test")
     args = parser.parse_args()
     if args.clock == "cpu" and args.threads != 1:

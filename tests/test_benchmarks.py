@@ -1,5 +1,6 @@
 """The benchmark runs end to end on a very small model, and counts what the model has."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -27,9 +28,36 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def script(name: str, *arguments: object) -> str:
+def script(name: str, *arguments: object, status: int = 0) -> str:
     command = [sys.executable, str(BENCHMARKS / name), *map(str, arguments)]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == status, done.stderr
+    return done.stdout
+
+
+GOOD = (
+    {"test": "compile", "seconds": 89.0, "rss": 1.4 * 2**30},
+    {"test": "prefill", "n": 128, "samples": [1.0], "of_limit": [0.1]},
+    {"test": "prefill", "n": 512, "samples": [1.0, 21.0, 90.0], "of_limit": [0.1]},
+    {"test": "decode", "n": 128, "samples": [9.0, 10.0, 99.0], "of_limit": [0.1, 0.41, 0.9]},
+)
+
+
+@pytest.mark.parametrize(("test", "change", "says"), [
+    (None, {}, None),
+    ("compile", {"seconds": 91.0}, "compile took 91 s"),
+    ("compile", {"rss": 1.6 * 2**30}, "compile held 1.60 GiB"),
+    ("compile", {"test": "none"}, "compile was not measured"),
+    ("decode", {"of_limit": [0.9, 0.39, 0.1]}, "decode at 128 reached 39% of the read bandwidth"),
+    ("decode", {"samples": [10.6]}, "prefill 512 is 1.98 times as fast as decode at 128"),
+    ("decode", {"test": "none"}, "decode was not measured"),
+    ("prefill", {"n": 500}, "prefill 512 was not measured"),
+])  # fmt: skip
+def test_check_names_the_limit_that_is_missed(test, change, says, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    shortfalls = importlib.import_module("limits").shortfalls
+    missed = shortfalls([r | change if r["test"] == test else r for r in GOOD])
+    assert [line.startswith(says) for line in missed] == ([True] if says else [])
 
 
 def test_checkpoint_is_sane_and_the_same_for_a_seed(config: Path, tmp_path: Path) -> None:
@@ -52,7 +80,8 @@ def test_benchmark_measures_and_profiles(config: Path, tmp_path: Path) -> None:
     text = script("bench.py", "--compile", "--config", config, "--checkpoint", checkpoint,
                   "--artifact", artifact, "--compile-option=--chunk=8", "--prefill", "12",
                   "--decode", "20", "--samples", "2", "--generate", "2", "--profile",
-                  "--threads", "1", "--jsonl", lines)
+                  "--threads", "1", "--jsonl", lines, "--check", status=1)
+    assert "FAILED  prefill 512 was not measured" in text
     assert "expert_ffn ffn.experts.w1.weight" in text
     compiled, prefill, decode = map(json.loads, lines.read_text().splitlines())
     assert compiled["test"] == "compile"

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -376,13 +377,16 @@ def test_missing_tensors_are_counted(tmp_path: Path) -> None:
 
 # -- full size ------------------------------------------------------------------------------------
 
-MEASURE = """
-import resource, sys, time
+PEAK = r"int(re.search(r'VmHWM:\s+(\d+)', open('/proc/self/status').read())[1]) / 1024"
+"""MiB of this program alone: what getrusage gives counts the parent's memory, too."""
+
+MEASURE = f"""
+import re, sys, time
 from firstlight.frontend.checkpoint import read_checkpoint
 start = time.monotonic()
 c = read_checkpoint(sys.argv[1])
 seconds = time.monotonic() - start
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+peak = {PEAK}
 experts = c.tensors["layers.2.ffn.experts.w2.weight"]
 assert not experts[100].codes().any() and not c.tensors["head.weight"].decode(slice(5, 9)).any()
 print(len(c.tensors), sum(1 for _ in c.ignored), seconds, peak)
@@ -403,3 +407,26 @@ def test_full_size_opens_fast_and_small(tmp_path: Path, config: dict, tensors: i
     assert ignored == sum(name.startswith("mtp.") for name in index)
     assert seconds < 15
     assert peak < 500
+
+
+COMMAND = f"""
+import re, sys
+from firstlight.cli import run_command_line
+status = run_command_line([*sys.argv[1:], "--json"])
+print({PEAK}, file=sys.stderr)
+sys.exit(status)
+"""
+
+
+@pytest.mark.parametrize("config", [FLASH, PRO], ids=["flash", "pro"])
+def test_full_size_is_inspected_and_planned_fast_and_small(tmp_path: Path, config: dict) -> None:
+    total = write_sparse(tmp_path, config)
+    for command in (["inspect"], ["compile", "--dry-run"]):
+        start = time.monotonic()
+        done = subprocess.run([sys.executable, "-c", COMMAND, *command, str(tmp_path)], check=True,
+                              text=True, capture_output=True, cwd=tmp_path)
+        assert time.monotonic() - start < 30                     # 1 to 5 s on a quiet machine
+        assert float(done.stderr) < 500
+        document = json.loads(done.stdout)
+        weights = document.get("weight_bytes") or sum(row["bytes"] for row in document["codecs"])
+        assert 0.9 * total < weights < total                     # all but MTP
