@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from firstlight.codegen.c_compiler import drivers
 from firstlight.runtime.errors import FirstlightError
 
 NATIVE = Path(__file__).resolve().parents[2] / "runtime" / "native"
@@ -56,18 +55,6 @@ MACHINES = {
     "rv64gcv": Machine("riscv64", "baseline_rv64+v", ("-march=rv64gcv",)),
 }
 """By name, which is GCC's -march."""
-
-
-def drivers() -> list[list[str]]:
-    """Command lines of the C compiler drivers found here, the preferred one first.
-
-    ``ziglang`` comes first because it is a pinned package that brings its own linker and C library:
-    two machines then link the same bytes.
-    """
-    found = [[path] for name in ("cc", "gcc", "clang") if (path := shutil.which(name))]
-    if importlib.util.find_spec("ziglang") is not None:
-        found.insert(0, [sys.executable, "-m", "ziglang", "cc"])
-    return found
 
 
 def link(

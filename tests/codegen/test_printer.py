@@ -42,7 +42,7 @@ FAMILIES = ("elementwise", "movement", "products", "reductions", "roundings", "s
 
 @pytest.mark.parametrize(("printer", "family"), [
     *((p, f) for p in ("SimtPrinter", "VectorPrinter") for f in FAMILIES),
-    *((p, "wide_composites") for p in PRINTERS)])
+    *(pytest.param(p, "wide_composites", marks=pytest.mark.slow) for p in PRINTERS)])
 def test_text_computes_what_the_references_say(printer: str, family: str, tmp_path: Path,
                                                monkeypatch: pytest.MonkeyPatch) -> None:
     generic = cases_of_generic_kernels()
