@@ -14,7 +14,7 @@ import pytest
 from firstlight import __version__, inspection
 from firstlight.cli import run_command_line
 from firstlight.console import Progress, render, size
-from support.fake_artifact import SLEEP, write_fake_artifact
+from support.fake_artifact import SLEEP, seal, write_fake_artifact
 
 FIRSTLIGHT = [sys.executable, "-m", "firstlight.cli"]
 COMMANDS = ("compile", "run", "inspect", "compare", "targets", "doctor", "verify")
@@ -133,7 +133,6 @@ def test_run_draws_the_same_tokens_from_the_same_seed(
     [
         (["--tokens", "1,99999"], "F605"),
         (["--tokens", "1, -5"], "F605"),
-        (["--prompt", ""], "F606"),
         (["--tokens", "1", "--temperature", "nan"], "F620"),
         (["--tokens", "1", "--top-p", "7"], "F620"),
         (["--tokens", "1", "--seed", "-1"], "F620"),
@@ -146,6 +145,20 @@ def test_run_refuses_before_it_prints(
     assert run_command_line(["run", str(toy), *arguments]) == 1
     assert capsys.readouterr().out == ""
     assert refusal_of(capsys, "run", toy, *arguments) == code
+
+
+def test_an_empty_prompt_is_refused_where_the_tokenizer_adds_bos(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    from tokenizers import Tokenizer, processors
+
+    artifact = write_fake_artifact(tmp_path / "artifact", tokenizer=True)
+    tokenizer = Tokenizer.from_file(str(artifact / "tokenizer.json"))
+    tokenizer.post_processor = processors.TemplateProcessing("b $A", special_tokens=[("b", 1)])
+    tokenizer.save(str(artifact / "tokenizer.json"))
+    seal(artifact)
+    assert json_of(capsys, "run", artifact, "--prompt", "a", "-n", "1")["prompt_ids"] == [1, 0]
+    assert refusal_of(capsys, "run", artifact, "--prompt", "") == "F606"
 
 
 def test_run_keeps_what_was_written_when_the_context_is_full(
