@@ -33,13 +33,16 @@ ALLOWED = {
 LEAVES = {"firstlight.runtime.errors", "firstlight.runtime.safetensors"}
 """Modules of the runtime that everybody may import."""
 
+OTHER = ROOT / "examples/plugin-target"
+"""A distribution of its own."""
+
 BRIDGE = "codegen/tvm_bridge.py"
 COMPILER_PACKAGES = {"tvm", "tvm_ffi", "networkx", "ml_dtypes", "onnx", "torch"}
 
 
 def sources() -> list[str]:
     """Every Python file of the package, relative to the root."""
-    files = [p for part in ALLOWED for p in (ROOT / part).rglob("*.py")]
+    files = [p for part in ALLOWED for p in (ROOT / part).rglob("*.py") if OTHER not in p.parents]
     files += [ROOT / f"{part}.py" for part in ALLOWED if (ROOT / f"{part}.py").is_file()]
     return sorted({p.relative_to(ROOT).as_posix() for p in files})
 
