@@ -171,6 +171,23 @@ def horner(x: Expr, coefficients: Sequence[float], lanes: int) -> Expr:
     return p
 
 
+ROUNDER = 12582912.0
+"""1.5 * 2**23: a float32 of this size has no digits behind the point, and the sum of it and an
+integer n, |n| < 2**22, has the bits of n in its low half."""
+
+
+def nearest(x: Expr, lanes: int = 1) -> tuple[Expr, Expr]:
+    """The integer nearest to x (ties to even), |x| < 2**22, as float32 and as int32.
+
+    By addition, which takes two operations everywhere; where rounding is no instruction of its own
+    (RISC-V), LLVM would save and restore the flags around three others.
+    """
+    shifted = hold(x + spread(ROUNDER, lanes), lanes)
+    bits = T.reinterpret(kind("int32", lanes), shifted)
+    integer = bits - spread(T.int32(0x4B400000), lanes)
+    return hold(shifted - spread(ROUNDER, lanes), lanes), hold(integer, lanes, "int32")
+
+
 def exp(x: Expr, lanes: int = 1) -> Expr:
     """e**x to 2 ulp; 0 below -87.7 and at -infinity, at most 2**127, NaN of NaN.
 
@@ -179,12 +196,12 @@ def exp(x: Expr, lanes: int = 1) -> Expr:
     """
     low, high = spread(-88.03, lanes), spread(88.03, lanes)
     x = hold(T.min(high, T.max(low, x)), lanes)  # in this order NaN stays NaN
-    n = hold(T.nearbyint(x * spread(1.4426950408889634, lanes)), lanes)
+    n, whole = nearest(x * spread(1.4426950408889634, lanes), lanes)
     r = T.fma(n, spread(-0.693145751953125, lanes), x)
     r = hold(T.fma(n, spread(-1.42860682030941723212e-6, lanes), r), lanes)
     taylor = (1 / 5040, 1 / 720, 1 / 120, 1 / 24, 1 / 6, 0.5)
     p = T.fma(horner(r, taylor, lanes), hold(r * r, lanes), r + spread(1.0, lanes))
-    exponent = T.Cast(kind("int32", lanes), n) + spread(T.int32(127), lanes)
+    exponent = whole + spread(T.int32(127), lanes)
     power = T.shift_left(exponent, spread(T.int32(23), lanes))
     return p * T.reinterpret(kind("float32", lanes), power)
 
@@ -226,7 +243,7 @@ def sin_cos(angle: Expr, lanes: int = 1) -> tuple[Expr, Expr]:
     difference is a small multiple of the last bit of HALF_PI[0].
     """
     angle = hold(angle, lanes)
-    n = hold(T.nearbyint(angle * spread(0.6366197723675814, lanes)), lanes)
+    n, quarter = nearest(angle * spread(0.6366197723675814, lanes), lanes)
     r = T.fma(n, spread(-HALF_PI[0], lanes), angle)
     r = hold(T.fma(n, spread(-HALF_PI[1], lanes), r), lanes)
     square = hold(r * r, lanes)
@@ -234,7 +251,6 @@ def sin_cos(angle: Expr, lanes: int = 1) -> tuple[Expr, Expr]:
     s = hold(T.fma(s * square, r, r), lanes)
     c = horner(square, (2.48015873e-5, -1.38888889e-3, 1 / 24, -0.5), lanes)
     c = hold(T.fma(c, square, spread(1.0, lanes)), lanes)
-    quarter = hold(T.Cast(kind("int32", lanes), n), lanes, "int32")
     one, two = spread(T.int32(1), lanes), spread(T.int32(2), lanes)
     odd = T.bitwise_and(quarter, one) == one
     zero = spread(0.0, lanes)
