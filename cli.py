@@ -425,6 +425,31 @@ def conform_command(
         raise click.exceptions.Exit(REFUSED)
 
 
+@cli.command("new-target", epilog=STATUSES)
+@click.argument("name")
+@_json_option
+def new_target_command(name: str, as_json: bool) -> None:
+    """Write a package to start a port from.
+
+    The folder NAME is made here, with the distribution firstlight-NAME: a manifest with every field
+    explained, an emitter, tests that call the conformance kit, and a CI file.
+    """
+    from firstlight.targets import available
+    from firstlight.targets.new_target import new_target
+
+    registry = available()
+    taken = frozenset({*registry.targets, *registry.families, *registry.broken})
+    folder = new_target(name, Path(), taken)
+    if as_json:
+        files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+        _emit({"path": str(folder), "files": files}, True)
+        return
+    click.echo(f"{folder}: a package for the target {name}\n"
+               f"  pip install -e './{folder}[test]'\n"
+               f"  firstlight targets {name}\n"
+               f"  firstlight conform {name} --ops rms_norm")
+
+
 @cli.command("doctor", epilog=STATUSES)
 @_json_option
 def doctor_command(as_json: bool) -> None:

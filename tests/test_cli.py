@@ -17,7 +17,7 @@ from firstlight.console import Progress, render, size
 from support.fake_artifact import SLEEP, seal, write_fake_artifact
 
 FIRSTLIGHT = [sys.executable, "-m", "firstlight.cli"]
-COMMANDS = ("compile", "run", "inspect", "compare", "targets", "doctor", "verify")
+COMMANDS = ("compile", "run", "inspect", "compare", "targets", "new-target", "doctor", "verify")
 
 
 @pytest.fixture(scope="module")

@@ -95,6 +95,7 @@ def test_data_travels_and_tests_do_not(installed: Path):
     wanted = [p.relative_to(ROOT) for p in tracked if p.suffix != ".pyc"]
     native = [p.relative_to(ROOT) for p in (ROOT / "runtime/native").glob("*.[ch]")]
     wanted += [*native, Path("targets/cpu/server.c"), Path("py.typed")]
+    wanted += [p.relative_to(ROOT) for p in (ROOT / "targets/template").iterdir()]
     assert [str(p) for p in wanted if not (root / p).is_file()] == []
     extra = {p.name for p in root.iterdir()} & set(NOT_PACKAGES)
     assert extra == set()
