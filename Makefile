@@ -1,6 +1,7 @@
 # make demo     compile the trained example for this machine and stream text from it
 # make test     the whole test suite; needs no PyTorch
 # make oracle   the same model against Hugging Face transformers, live
+# make chip-tools   emulators for the tests of foreign chips, from Debian (needs root)
 # make lint, make types, make golden (record the golden vectors again), make clean
 #
 # Everything lives in .venv and build/; stamp files make the second run fast. Where packages come
@@ -16,7 +17,7 @@ DEMO := build/tiny-v4-cpu
 PROMPT := 'The :mod:`json` module provides'
 SOURCES := compiler.py $(shell find codegen frontend ir passes runtime targets examples -name '*.py' -o -name '*.[ch]' -o -path '*checkpoint/*')
 
-.PHONY: demo test oracle lint types golden clean
+.PHONY: demo test oracle chip-tools lint types golden clean
 
 demo: $(DEMO)/manifest.json
 	$(BIN)/firstlight run $(DEMO) --prompt $(PROMPT) -n 48
@@ -29,6 +30,13 @@ test: $(STAMP)/test
 
 oracle: $(STAMP)/oracle
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/oracle
+
+# qemu-user runs programs of other CPUs; what is there already is left alone.
+chip-tools:
+	@for cpu in aarch64 riscv64; do \
+	    command -v qemu-$$cpu || command -v qemu-$$cpu-static || missing=yes; done; \
+	[ -z "$$missing" ] || { apt-get update && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y qemu-user; }
 
 lint: $(STAMP)/test
 	$(BIN)/ruff check .

@@ -42,5 +42,6 @@ def tiny_generic_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _compile_tiny(out: Path, kernels: str) -> Path:
     from firstlight.compiler import CompileOptions, compile_checkpoint
 
-    compile_checkpoint(TINY / "checkpoint", out, CompileOptions(context=1024, kernels=kernels))
+    options = CompileOptions(context=1024, kernels=kernels, runner=kernels == "default")
+    compile_checkpoint(TINY / "checkpoint", out, options)
     return out
