@@ -68,6 +68,25 @@ def test_the_dry_run_explains_it(site: Path) -> None:
     assert set(plan["decomposed"]) == {"hyper_pre", "norm_rope"}
 
 
+RELU = """
+from abacus import ABACUS
+from firstlight.codegen.generic import generic_kernel
+from firstlight.ir.array import trace
+from firstlight.ir.core import Module
+from firstlight.ir.dims import S
+from firstlight.ir.types import TensorType
+
+main = trace("main", lambda x: x.emit("relu"), (TensorType((1, S, 64), "f32"),))
+kernel = generic_kernel("relu", main.ops[-1], Module())
+print(ABACUS.emit(kernel).files["relu.c"].decode().partition("}")[2].strip())
+"""
+
+
+def test_the_guide_shows_what_is_emitted(site: Path) -> None:
+    emitted = run(site, "-c", RELU)
+    assert f"```c\n{emitted}```" in (ROOT / "docs/porting.md").read_text()
+
+
 @pytest.mark.slow
 def test_the_example_model_compiles_for_it(site: Path, tmp_path: Path) -> None:
     out = tmp_path / "model"
