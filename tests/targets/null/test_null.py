@@ -20,6 +20,7 @@ from firstlight.ir.types import GROUP_FP4, TensorType
 from firstlight.runtime.errors import FirstlightError
 from firstlight.runtime.manifest import read_manifest, verify_artifact
 from firstlight.runtime.safetensors import SafetensorsFile
+from firstlight.targets.conform import conform, table
 from firstlight.targets.null import MISSING, SCRATCH
 from firstlight.targets.null.widen import WideningPacker
 from support.linked import Linked, aligned
@@ -129,3 +130,9 @@ def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(FirstlightError, match="F406"):
         write_sources(kernels, emit, tmp_path, lambda path: "")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_op_is_emitted_within_the_limits(name: str) -> None:
+    report = conform(targets.find(name), "emit")
+    assert report.clean, table(report)
