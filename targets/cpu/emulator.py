@@ -75,7 +75,8 @@ class Emulated:
                 raise RuntimeError(f"{symbol}: {_exactly(self._answer, length).decode()}")
             for buffer in buffers:
                 data = np.frombuffer(_exactly(self._answer, buffer.nbytes), buffer.dtype)
-                buffer[...] = data.reshape(buffer.shape)
+                if buffer.flags.writeable:      # weights often are not
+                    buffer[...] = data.reshape(buffer.shape)
         except (BrokenPipeError, EOFError) as error:
             status = self._process.wait()
             raise RuntimeError(f"{symbol}: the emulated process ended with {status}") from error
