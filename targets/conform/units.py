@@ -6,6 +6,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from firstlight.codegen.generic import generic_kernel
 from firstlight.codegen.kernel import Kernel
@@ -68,16 +69,15 @@ def units(target: Target, cases: Mapping[str, Sequence[Case]]) -> Iterator[Unit]
                 parts = _parts(target, module)
                 if parts is not None:
                     yield _unit(case, shape, "decomposed", parts, module,
-                                lambda parts=parts: _generics(parts))
+                                partial(_generics, parts))
                 continue
             if name in overrides:
                 unit = _unit(case, shape, "native", module, module,
-                             lambda case=case, shape=shape, module=module: _native(
-                                 overrides[case.op], shape, module))
+                             partial(_native, overrides[name], shape, module))
                 if unit.kernels or unit.problem:
                     yield unit
             yield _unit(case, shape, "generic", module, module,
-                        lambda module=module: _generics(module, 1))
+                        partial(_generics, module, 1))
 
 
 def _unit(case: Case, shape: str, how: str, module: Module, meaning: Module,
