@@ -1,5 +1,6 @@
-# make demo     compile the trained example for this machine and stream text from it
-# make test     the whole test suite; needs no PyTorch
+# make demo     compile the trained example for several chips, and stream text from it on this one
+# make test     the tests; needs no PyTorch
+# make slow     those that take minutes or want an emulator (they say so if it is missing)
 # make oracle   the same model against Hugging Face transformers, live
 # make chip-tools   emulators for the tests of foreign chips, from Debian (needs root)
 # make lint, make types, make golden (record the golden vectors again), make clean
@@ -13,20 +14,24 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/stamp
 
-DEMO := build/tiny-v4-cpu
+DEMO := build/tiny-v4
+CHIPS := cpu cpu-aarch64 cpu-riscv64
 PROMPT := 'The :mod:`json` module provides'
 SOURCES := compiler.py $(shell find codegen frontend ir passes runtime targets examples -name '*.py' -o -name '*.[ch]' -o -path '*checkpoint/*')
 
-.PHONY: demo test oracle chip-tools lint types golden clean
+.PHONY: demo test slow oracle chip-tools lint types golden clean
 
-demo: $(DEMO)/manifest.json
-	$(BIN)/firstlight run $(DEMO) --prompt $(PROMPT) -n 48
+demo: $(CHIPS:%=$(DEMO)-%/manifest.json)
+	$(BIN)/firstlight run $(DEMO)-cpu --prompt $(PROMPT) -n 48
 
-$(DEMO)/manifest.json: $(STAMP)/compile $(SOURCES)
-	$(BIN)/firstlight compile examples/tiny-v4/checkpoint --target cpu -o $(DEMO) --force
+$(DEMO)-%/manifest.json: $(STAMP)/compile $(SOURCES)
+	$(BIN)/firstlight compile examples/tiny-v4/checkpoint --target $* -o $(@D) --force
 
 test: $(STAMP)/test
-	$(BIN)/python -m pytest -q --ignore=tests/oracle
+	$(BIN)/python -m pytest -q -m 'not slow and not chip' --ignore=tests/oracle
+
+slow: $(STAMP)/test
+	$(BIN)/python -m pytest -q -m 'slow or chip' --ignore=tests/oracle -rs
 
 oracle: $(STAMP)/oracle
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/oracle
