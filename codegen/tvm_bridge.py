@@ -214,8 +214,10 @@ def build_objects(
         for child in children:
             if child.is_alive():
                 child.terminate()
-    if any(child.exitcode for child in children):
-        # one process again, so that the error surfaces here
+    codes = [child.exitcode or 0 for child in children]
+    if min(codes) < 0:
+        raise RuntimeError(f"a compiling process was ended by signal {-min(codes)}")
+    if any(codes):     # an exception: one process again, so that it surfaces here
         return [build_object(part, target_options, path) for part, path in work]
     return [path for _, path in work]
 
