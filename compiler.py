@@ -100,8 +100,8 @@ def plan_checkpoint(checkpoint: Path | str,
         "functions": {f.name: census(f) for f in job.fused}, "calls": calls.get("call", 0),
         "ops": {name: {"count": n, "how": _how(target, name, options)}
                 for name, n in sorted(ops.items())},
-        "decomposed": {name: support.reason for name, support in target.ops.items()
-                       if support.how == "decomposed"},
+        **{how: {name: support.reason for name, support in target.ops.items() if support.how == how}
+           for how in ("decomposed", "missing")},
         "weight_bytes": sum(t.nbytes() for t in types.values()),
         "state_bytes": state["bytes"], "state_bytes_per_token": state["bytes_per_token"],
         "arena_bytes": max(arena.values()),
