@@ -54,7 +54,7 @@ class Emitter:
         if size.base is None:
             if size.head != "S":
                 raise FirstlightError(
-                    "F402", f"the size {size} is not known to a kernel", where="codegen.generic",
+                    "F451", f"the size {size} is not known to a kernel", where="codegen.generic",
                     why="kernels have one size that is open: the number of tokens S",
                     try_="run the pass specialize first",
                 )

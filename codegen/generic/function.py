@@ -24,7 +24,7 @@ def lower_function(e: Emitter, function: Function, args: Sequence[Tensor | State
                    buffers: Sequence[Any]) -> None:
     """Emit the ops of `function`; its results go to `buffers` (None for a state: it is in place).
 
-    Raises F401 for an op without a lowering.
+    Raises F450 for an op without a lowering.
     """
     values = dict(zip(function.args, args, strict=True))
     places: dict[Value, Any] = {}
@@ -58,7 +58,7 @@ def _writes_last(function: Function, users: dict[Value, list[Op]]) -> list[Op]:
     for i, op in enumerate(ops):
         if op.name in WRITES and any(op.operands[0] in o.operands for o in ops[i + 1:]):
             raise FirstlightError(
-                "F403", f"fl.{op.name} would overwrite a state that is read after it",
+                "F452", f"fl.{op.name} would overwrite a state that is read after it",
                 where=op.loc or f"fl.{op.name}", why="states are written in place",
                 try_="read the old state before, or the new one instead",
             )
@@ -91,7 +91,7 @@ def _shape(value: Value) -> object:
 
 def _no_lowering(op: Op) -> FirstlightError:
     return FirstlightError(
-        "F401", f"there is no generic kernel for fl.{op.name}", where=op.loc or f"fl.{op.name}",
+        "F450", f"there is no generic kernel for fl.{op.name}", where=op.loc or f"fl.{op.name}",
         why="the lowering table has no row for this primitive",
         try_="add one in firstlight.codegen.generic",
     )

@@ -32,7 +32,7 @@ def generic_kernel(name: str, op: Op, module: Module) -> Kernel:
         module: where a `repeat` finds its callee.
 
     Parameters and layouts are as `Kernel` describes them; all weights are as the checkpoint has
-    them. Raises F401 for an op that cannot be lowered and F402 for an unknown size.
+    them. Raises F450 for an op that cannot be lowered and F451 for an unknown size.
     """
     alone = _alone(op, module)
     function = alone["main"]
