@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from click.testing import CliRunner
+
 from firstlight.cli import (
     BROKEN_PIPE,
     BUG,
@@ -49,3 +51,11 @@ def test_relative_links_lead_somewhere():
     for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")]:
         for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
             assert (page.parent / link).exists(), f"{page.relative_to(ROOT)}: {link}"
+
+
+def test_the_support_matrix_is_what_the_reports_say():
+    reports = sorted((ROOT / "docs" / "conformance").glob("*.json"))
+    assert reports
+    shown = CliRunner().invoke(cli, ["conform", "--matrix", *map(str, reports)])
+    assert shown.exit_code == 0
+    assert shown.stdout.strip() in (ROOT / "README.md").read_text()
