@@ -6,7 +6,6 @@ traces, the passes fuse, the code generator and the target write.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,7 +151,7 @@ def _provenance(source: Checkpoint) -> dict[str, Any]:
     """What was compiled. Shards are named by size: hashing 865 GB would double the compile."""
     return {
         "shards": {name: size for name, size in source.shards},
-        "config": json.loads(json.dumps(dict(source.raw_config))),
+        "config": dict(source.raw_config),
         "left_aside": len(source.ignored),
     }
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from firstlight.ir import dims
 from firstlight.ir.array import Array, constant, emit, iota
@@ -83,10 +83,9 @@ class Scope:
 
 @dataclass(frozen=True)
 class Traced:
-    """A function and the relative names of its arguments and updated states."""
+    """A function, the relative names of its weights and states, and the types it was traced for."""
 
     name: str
-    inputs: tuple[str, ...]
     weights: tuple[str, ...]
     states: tuple[str, ...]
     updates: tuple[str, ...]
@@ -148,11 +147,10 @@ class Tracer:
         function = builder.finish(result.value, *[scope.updates[n].value for n in updates])
         # inputs, weights, states: the order in which `call` passes them
         ordered = [*arrays.values(), *scope.weights.values(), *scope.states.values()]
-        function = type(function)(name, tuple(a.value for a in ordered), function.ops,
-                                  function.results)
+        function = replace(function, args=tuple(a.value for a in ordered))
         self.module = self.module.with_function(function)
         types = (*[a.type for a in arrays.values()], *[a.type for a in scope.weights.values()])
-        traced = Traced(name, tuple(arrays), tuple(scope.weights), tuple(scope.states),
+        traced = Traced(name, tuple(scope.weights), tuple(scope.states),
                         tuple(updates), types)
         known.append(traced)
         return traced

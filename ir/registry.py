@@ -32,7 +32,6 @@ class OpInfo:
     outs: tuple[str, ...]
     attrs: Mapping[str, type] = field(default_factory=dict)
     composite: bool = False
-    pure: bool = True
     shape: ShapeRule | None = None
     reference: Callable[..., Any] | None = None
     cost: Callable[..., float] | None = None

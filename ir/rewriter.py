@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from firstlight.ir.builder import Builder
 from firstlight.ir.core import Function, Module, Op, Value
-from firstlight.ir.registry import lookup
 
 # What stands for an op: None keeps it, otherwise one value for each of its results.
 Replace = Callable[[Op, "Rewriter"], "tuple[Value, ...] | None"]
@@ -55,7 +54,7 @@ def prune(function: Function) -> Function:
     needed = set(function.results)
     kept = []
     for op in reversed(function.ops):
-        if any(v in needed for v in op.results) or not lookup(op.name).pure:
+        if any(v in needed for v in op.results):
             needed.update(op.operands)
             kept.append(op)
     return Function(function.name, function.args, tuple(reversed(kept)), function.results)
@@ -64,8 +63,7 @@ def prune(function: Function) -> Function:
 def inline(builder: Builder, function: Function, args: tuple[Value, ...],
            loc: str | None = None) -> tuple[Value, ...]:
     """Emit the body of `function` on `args`; returns its results."""
-    values: Mapping[Value, Value] = dict(zip(function.args, args, strict=True))
-    values = dict(values)
+    values = dict(zip(function.args, args, strict=True))
     for op in function.ops:
         new = builder.emit(op.name, *[values[v] for v in op.operands],
                            loc=op.loc if loc is None else loc, **op.attrs)
