@@ -75,6 +75,10 @@ def test_saved_and_forked_sessions_go_on_bit_for_bit(model, tmp_path, cut):
 
 def test_validation_loss(model, tiny_folder):
     """Mean nats per predicted token of four rows of held-out text."""
+    _check_loss(model, tiny_folder)
+
+
+def _check_loss(model, tiny_folder) -> None:
     rule = EXPECTED["validation"]
     rows = json.loads((tiny_folder / rule["file"]).read_text())["sequences"]
     losses = [_nats(model.session().prefill(row[:-1], all_logits=True), row[1:]) for row in rows]
@@ -97,9 +101,10 @@ def test_tokenizer_comes_along(model, prompt):
     assert model.tokenizer.decode(prompt["greedy_ids"]) == prompt["greedy_text"]
 
 
-def test_generic_kernels_say_the_same(tiny_generic_artifact):
-    """`compile --kernels generic`: no override, same continuations and top five."""
+def test_generic_kernels_say_the_same(tiny_generic_artifact, tiny_folder):
+    """`compile --kernels generic`: no override, same continuations, top five and loss."""
     with load(tiny_generic_artifact, threads=1) as model:
+        _check_loss(model, tiny_folder)
         for prompt in PROMPTS:
             session, best = model.session(), prompt["last_position_top5"]
             logits = session.prefill(prompt["prompt_ids"])
