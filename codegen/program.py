@@ -9,10 +9,8 @@ from typing import Any
 from firstlight.codegen.debug import DebugTable
 from firstlight.codegen.select import KernelSet
 from firstlight.ir.core import Module
-from firstlight.ir.types import BLOCK_FP8, GROUP_FP4, StateType, TensorType
+from firstlight.ir.types import CODECS, StateType, TensorType
 from firstlight.passes.plan_memory import Place, Plan, Step
-
-SCALED = (BLOCK_FP8, GROUP_FP4)
 
 
 @dataclass(frozen=True, order=True)
@@ -98,6 +96,7 @@ class ProgramWriter:
     def _weight(self, name: str, type_: TensorType, layout: str) -> list[str]:
         stored = Stored(name, layout)
         self.stored.setdefault(stored)
-        names = [stored.name, *([f"{stored.name}.scales"] if type_.codec in SCALED else [])]
+        scaled = CODECS[type_.codec].scales
+        names = [stored.name, *([f"{stored.name}.scales"] if scaled else [])]
         return [f"w:{self._pointers.setdefault((stored.file, n), len(self._pointers))}"
                 for n in names]

@@ -9,8 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from firstlight.codegen.program import SCALED, Stored
+from firstlight.codegen.program import Stored
 from firstlight.codegen.target import ArraySpec, Packer
+from firstlight.ir.types import CODECS
 from firstlight.runtime.safetensors import SafetensorsWriter, TensorPlan, Written
 
 Array = NDArray[Any]
@@ -18,8 +19,6 @@ PIECE_BYTES = 16 << 20
 ROW_TILE = 128
 DTYPES = {"uint8": "U8", "uint16": "U16", "float32": "F32", "int32": "I32", "int64": "I64",
           "float16": "F16", "bool": "BOOL"}
-SHIPPED = {"f32": "float32", "bf16": "uint16", "f16": "uint16", "i32": "int32", "i64": "int64",
-           "fp8e4m3/128x128:ue8m0": "uint8", "fp4e2m1/32:ue8m0": "uint8"}
 
 
 class Source(Protocol):
@@ -84,14 +83,9 @@ def packed_specs(layout: str, codec: str, shape: Sequence[int],
     if layout:
         assert packer is not None
         return packer.shapes(layout, codec, shape)
-    *lead, cols = shape
-    if codec not in SCALED:
-        return (tuple(shape), SHIPPED[codec]), None
-    *lead, rows = lead
-    if codec.startswith("fp4"):
-        return ((*lead, rows, cols // 2), "uint8"), ((*lead, rows, cols // 32), "uint8")
-    grid = (*lead, -(-rows // 128), -(-cols // 128))
-    return (tuple(shape), "uint8"), (grid, "uint8")
+    form = CODECS[codec]
+    codes = (*shape[:-1], shape[-1] // form.dense) if shape else ()
+    return (codes, form.codes), ((form.grid(shape), form.scales) if form.scales else None)
 
 
 def _write(out: SafetensorsWriter, item: Stored, plan: list[TensorPlan],
@@ -116,7 +110,7 @@ def _write(out: SafetensorsWriter, item: Stored, plan: list[TensorPlan],
                                             (len(codes), columns), first)
                 if scales is not None:
                     scales_kept.append(scales)
-            elif scales is not None and (source.codec.startswith("fp4") or first == 0):
+            elif scales is not None and (CODECS[source.codec].block[0] == 1 or first == 0):
                 scales_kept.append(np.ascontiguousarray(scales))
             yield codes
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from firstlight.ir import dims
@@ -11,8 +12,47 @@ from firstlight.ir.dims import Size
 DTYPES = ("f32", "i32", "bool")
 BLOCK_FP8 = "fp8e4m3/128x128:ue8m0"
 GROUP_FP4 = "fp4e2m1/32:ue8m0"
-CODECS = ("f32", "bf16", "f16", BLOCK_FP8, GROUP_FP4, "i32", "i64")
 STATE_KINDS = ("ring", "partial", "entries")
+
+
+@dataclass(frozen=True)
+class Codec:
+    """How the elements of a weight are stored, row after row.
+
+    codes   numpy dtype of the codes
+    dense   elements in one code
+    block   (rows, columns) that share a scale; blocks at the edges may be cut off
+    scales  numpy dtype of the scales' codes, "" for a codec without scales
+    """
+
+    codes: str
+    dense: int = 1
+    block: tuple[int, int] = (1, 1)
+    scales: str = ""
+
+    def grid(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Shape of the scales of a weight [..., N, K]."""
+        *lead, rows, columns = shape
+        return (*lead, -(-rows // self.block[0]), -(-columns // self.block[1]))
+
+    def nbytes(self, shape: Sequence[int]) -> int:
+        """Stored bytes of a tensor, scales included."""
+        sizes = {"int64": 8, "float32": 4, "int32": 4, "float16": 2, "uint16": 2, "uint8": 1}
+        scales = math.prod(self.grid(shape)) * sizes[self.scales] if self.scales else 0
+        return math.prod(shape) // self.dense * sizes[self.codes] + scales
+
+
+CODECS: Mapping[str, Codec] = {
+    "f32": Codec("float32"),
+    "bf16": Codec("uint16"),
+    "f16": Codec("float16"),
+    BLOCK_FP8: Codec("uint8", 1, (128, 128), "uint8"),
+    GROUP_FP4: Codec("uint8", 2, (1, 32), "uint8"),
+    "i32": Codec("int32"),
+    "i64": Codec("int64"),
+}
+TABLES = ("i32", "i64")
+"""Codecs of whole numbers; the others store real ones."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +79,10 @@ class TensorType:
 
     def nbytes(self, sizes: Mapping[str, int] | None = None) -> int:
         """Stored bytes, scales included."""
-        return stored_bytes([dims.evaluate(d, sizes or {}) for d in self.shape],
-                            self.codec or self.dtype)
+        shape = [dims.evaluate(d, sizes or {}) for d in self.shape]
+        if self.codec:
+            return CODECS[self.codec].nbytes(shape)
+        return math.prod(shape) * (1 if self.dtype == "bool" else 4)
 
 
 @dataclass(frozen=True)
@@ -76,19 +118,3 @@ class StateType:
 
 
 Type = TensorType | StateType
-
-
-def stored_bytes(shape: list[int], codec: str) -> int:
-    """Bytes of a tensor of `shape` as the checkpoint stores it (codes and scales)."""
-    count = 1
-    for dim in shape:
-        count *= dim
-    if codec == BLOCK_FP8:
-        *lead, rows, cols = shape
-        grid = -(-rows // 128) * -(-cols // 128)
-        for dim in lead:
-            grid *= dim
-        return count + grid
-    if codec == GROUP_FP4:
-        return count // 2 + count // 32
-    return count * {"f32": 4, "i32": 4, "bf16": 2, "f16": 2, "i64": 8, "bool": 1}[codec]

@@ -14,15 +14,12 @@ from firstlight.codegen.generic.recipe import Expr, Read, State, Tensor
 from firstlight.codegen.generic.scalars import DTYPES, load, power_of_two
 from firstlight.codegen.tvm_bridge import T, named
 from firstlight.ir import codecs
-from firstlight.ir.types import BLOCK_FP8, GROUP_FP4, StateType, TensorType, Type
+from firstlight.ir.types import BLOCK_FP8, CODECS, GROUP_FP4, StateType, TensorType, Type
 
 SLOTS = 1 << 20
 """More slots than any state has. How many there are is not a kernel's business."""
 WIDE = 1 << 31
 """Weights of so many elements (stacked experts) are indexed with 64 bits."""
-CODES = {"f32": "float32", "i32": "int32", "bf16": "uint16", "f16": "float16", "i64": "int64",
-         BLOCK_FP8: "uint8", GROUP_FP4: "uint8"}
-SCALED = (BLOCK_FP8, GROUP_FP4)
 
 
 def pointer_types(type_: Type) -> list[str]:
@@ -31,7 +28,8 @@ def pointer_types(type_: Type) -> list[str]:
         return ["float32"]
     if not type_.codec:
         return [DTYPES[type_.dtype]]
-    return [CODES[type_.codec]] + ["uint8"] * (type_.codec in SCALED)
+    codec = CODECS[type_.codec]
+    return [codec.codes, codec.scales] if codec.scales else [codec.codes]
 
 
 def buffer_at(name: str, pointer: Expr, shape: Sequence[Expr], dtype: str) -> Any:

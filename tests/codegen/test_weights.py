@@ -10,9 +10,10 @@ import pytest
 
 from firstlight.codegen import weights
 from firstlight.codegen.program import Stored
-from firstlight.codegen.weights import SHIPPED, packed_specs, write_weights
+from firstlight.codegen.weights import packed_specs, write_weights
 from firstlight.compiler import _Pieces
 from firstlight.frontend.checkpoint import read_checkpoint
+from firstlight.ir.types import CODECS as FORMATS
 from firstlight.runtime.safetensors import SafetensorsFile
 from firstlight.targets.cpu.kernels.layouts import PLAIN, grouped, unpack
 from firstlight.targets.cpu.packer import TilePacker
@@ -115,7 +116,7 @@ def test_plans_have_the_sizes_of_what_is_written(codec, tmp_path):
     """Shapes are known before anything is read; a wrong one would stop the writer."""
     shape = (150, 96)
     if codec.startswith("i"):
-        codes = np.arange(150 * 96, dtype=SHIPPED[codec]).reshape(shape)
+        codes = np.arange(150 * 96, dtype=FORMATS[codec].codes).reshape(shape)
         source = InMemory(codes, None, codec, shape)
     else:
         source = source_of(codec, shape)
