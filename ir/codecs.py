@@ -6,18 +6,20 @@ codes are uint8 (uint16 for bf16). This is the meaning the kernels are held agai
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from firstlight.ir.types import BLOCK_FP8, GROUP_FP4, GROUP_INT4, GROUP_INT8
+
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
 
 FP8_BLOCK = 128                   # rows and columns that share one scale
-FP4_GROUP = 32                    # columns that share one scale
-BLOCK_FP8 = "fp8e4m3/128x128:ue8m0"
-GROUP_FP4 = "fp4e2m1/32:ue8m0"
+FP4_GROUP = 32                    # columns that share one scale, also of int8 and int4
 E4M3_MAX = 448.0
 E2M1_MAX = 6.0
 
@@ -57,6 +59,28 @@ def decode_e2m1(packed: U8) -> F32:
     """Values of packed fp4, [..., K/2] -> [..., K]: the low nibble is the even column."""
     pairs: F32 = _E2M1_PAIRS[packed]
     return pairs.reshape(*packed.shape[:-1], -1)
+
+
+def decode_int4(packed: U8) -> F32:
+    """Values -8 .. 7 of packed two's complement, [..., K/2] -> [..., K], low nibble first."""
+    pairs = np.stack([packed << np.uint8(4), packed], axis=-1).view(np.int8) >> np.int8(4)
+    return pairs.reshape(*packed.shape[:-1], -1).astype(np.float32)
+
+
+def encode_int4(x: ArrayLike) -> U8:
+    """Nearest packed codes, ties to even, saturating: [..., K] -> [..., K/2]."""
+    codes = np.clip(np.rint(np.asarray(x, np.float32)), -8, 7).astype(np.int8).view(np.uint8)
+    return (codes[..., 0::2] & np.uint8(15)) | (codes[..., 1::2] << np.uint8(4))
+
+
+def decode_int8(codes: U8) -> F32:
+    """Values -128 .. 127 of two's complement bytes, same shape."""
+    return codes.view(np.int8).astype(np.float32)
+
+
+def encode_int8(x: ArrayLike) -> U8:
+    """Nearest codes, ties to even, saturating at +-127, same shape."""
+    return np.clip(np.rint(np.asarray(x, np.float32)), -127, 127).astype(np.int8).view(np.uint8)
 
 
 def decode_bf16(codes: NDArray[np.uint16]) -> F32:
@@ -114,21 +138,44 @@ def _encode(x: F32, mantissa: int, bias: int, top: int, nan: int) -> U8:
     return signed
 
 
-def decode_weight(codes: NDArray[Any], scales: U8 | None, codec: str, first_row: int = 0) -> F32:
-    """The logical float32 matrix of stored codes [..., N, K] (fp4: [..., N, K/2]).
+@dataclass(frozen=True)
+class Grouped:
+    """The number formats of a codec whose groups of columns share a scale.
 
-    `scales` [..., ceil(N/128), ceil(K/128)] for fp8, [..., N, K/32] for fp4. With fp8, `codes` may
-    be rows from `first_row` on; `scales` then still begins at row 0 of the matrix.
+    `top` is the magnitude that the largest value of a group becomes, without a search.
+    """
+
+    decode: Callable[[U8], F32]
+    encode: Callable[[F32], U8]
+    top: float
+    decode_scale: Callable[[NDArray[Any]], F32]
+    encode_scale: Callable[[F32], NDArray[Any]]
+
+
+GROUPED = {
+    GROUP_FP4: Grouped(decode_e2m1, encode_e2m1, E2M1_MAX, decode_e8m0, encode_e8m0),
+    GROUP_INT8: Grouped(decode_int8, encode_int8, 127.0, decode_bf16, encode_bf16),
+    GROUP_INT4: Grouped(decode_int4, encode_int4, 7.0, decode_bf16, encode_bf16),
+}
+
+
+def decode_weight(codes: NDArray[Any], scales: NDArray[Any] | None, codec: str,
+                  first_row: int = 0) -> F32:
+    """The logical float32 matrix of stored codes [..., N, K] (fp4 and int4: [..., N, K/2]).
+
+    `scales` [..., ceil(N/128), ceil(K/128)] for fp8, [..., N, K/32] for groups. With fp8, `codes`
+    may be rows from `first_row` on; `scales` then still begins at row 0 of the matrix.
     """
     if codec == BLOCK_FP8:
         assert scales is not None
         rows = (first_row + np.arange(codes.shape[-2])) // FP8_BLOCK
         columns = np.arange(codes.shape[-1]) // FP8_BLOCK
         return decode_e4m3(codes) * decode_e8m0(scales)[..., rows, :][..., columns]
-    if codec == GROUP_FP4:
+    if codec in GROUPED:
         assert scales is not None
-        values = decode_e2m1(codes).reshape(*scales.shape, FP4_GROUP)
-        values *= decode_e8m0(scales)[..., None]
+        form = GROUPED[codec]
+        values = form.decode(codes).reshape(*scales.shape, FP4_GROUP)
+        values *= form.decode_scale(scales)[..., None]
         return values.reshape(*codes.shape[:-1], -1)
     if codec == "bf16":
         return decode_bf16(codes)
@@ -139,8 +186,11 @@ def decode_weight(codes: NDArray[Any], scales: U8 | None, codec: str, first_row:
     raise ValueError(f"unknown codec {codec}")
 
 
-def encode_weight(w: ArrayLike, codec: str) -> tuple[NDArray[Any], U8 | None]:
-    """Codes and scales of a float32 matrix [N, K], as `decode_weight` takes them."""
+def encode_weight(w: ArrayLike, codec: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """Codes and scales of a float32 matrix [N, K], as `decode_weight` takes them.
+
+    Scales are the smallest that clip nothing; `firstlight.ir.scales` searches for better ones.
+    """
     w = np.asarray(w, np.float32)
     if codec == BLOCK_FP8:
         n, k = w.shape
@@ -149,10 +199,11 @@ def encode_weight(w: ArrayLike, codec: str) -> tuple[NDArray[Any], U8 | None]:
         scales = encode_e8m0(np.maximum(np.abs(blocks).max((1, 3)), 1e-30) / np.float32(E4M3_MAX))
         unit = decode_e8m0(scales).repeat(FP8_BLOCK, 0)[:n].repeat(FP8_BLOCK, 1)[:, :k]
         return encode_e4m3(w / unit), scales
-    if codec == GROUP_FP4:
-        groups = w.reshape(w.shape[0], -1, FP4_GROUP)
-        scales = encode_e8m0(np.maximum(np.abs(groups).max(-1), 1e-30) / np.float32(E2M1_MAX))
-        return encode_e2m1((groups / decode_e8m0(scales)[..., None]).reshape(w.shape)), scales
+    if codec in GROUPED:
+        form, groups = GROUPED[codec], w.reshape(w.shape[0], -1, FP4_GROUP)
+        scales = form.encode_scale(
+            np.maximum(np.abs(groups).max(-1), 1e-30) / np.float32(form.top))
+        return form.encode((groups / form.decode_scale(scales)[..., None]).reshape(w.shape)), scales
     if codec == "bf16":
         return encode_bf16(w), None
     if codec == "f16":

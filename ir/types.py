@@ -12,6 +12,8 @@ from firstlight.ir.dims import Size
 DTYPES = ("f32", "i32", "bool")
 BLOCK_FP8 = "fp8e4m3/128x128:ue8m0"
 GROUP_FP4 = "fp4e2m1/32:ue8m0"
+GROUP_INT8 = "int8/32:bf16"
+GROUP_INT4 = "int4/32:bf16"
 STATE_KINDS = ("ring", "partial", "entries")
 
 
@@ -35,6 +37,10 @@ class Codec:
         *lead, rows, columns = shape
         return (*lead, -(-rows // self.block[0]), -(-columns // self.block[1]))
 
+    def fits(self, columns: Size) -> bool:
+        """Whether rows of so many elements can be stored: a group of one row is never cut off."""
+        return isinstance(columns, int) and (self.block[0] > 1 or columns % self.block[1] == 0)
+
     def nbytes(self, shape: Sequence[int]) -> int:
         """Stored bytes of a tensor, scales included."""
         sizes = {"int64": 8, "float32": 4, "int32": 4, "float16": 2, "uint16": 2, "uint8": 1}
@@ -48,11 +54,13 @@ CODECS: Mapping[str, Codec] = {
     "f16": Codec("float16"),
     BLOCK_FP8: Codec("uint8", 1, (128, 128), "uint8"),
     GROUP_FP4: Codec("uint8", 2, (1, 32), "uint8"),
+    GROUP_INT8: Codec("uint8", 1, (1, 32), "uint16"),
+    GROUP_INT4: Codec("uint8", 2, (1, 32), "uint16"),
     "i32": Codec("int32"),
     "i64": Codec("int64"),
 }
-TABLES = ("i32", "i64")
-"""Codecs of whole numbers; the others store real ones."""
+REAL = tuple(name for name in CODECS if name not in ("i32", "i64"))
+"""Codecs of real numbers; the others are those of tables."""
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,23 @@ Decoding uses integers and powers of two only: it is exact for subnormal codes a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from firstlight.codegen.generic.recipe import Expr, Read, State, Tensor
 from firstlight.codegen.generic.scalars import DTYPES, load, power_of_two
 from firstlight.codegen.tvm_bridge import T, named
 from firstlight.ir import codecs
-from firstlight.ir.types import BLOCK_FP8, CODECS, GROUP_FP4, StateType, TensorType, Type
+from firstlight.ir.types import (
+    BLOCK_FP8,
+    CODECS,
+    GROUP_FP4,
+    GROUP_INT4,
+    GROUP_INT8,
+    StateType,
+    TensorType,
+    Type,
+)
 
 SLOTS = 1 << 20
 """More slots than any state has. How many there are is not a kernel's business."""
@@ -48,8 +57,8 @@ def tensor_operand(name: str, type_: TensorType, extents: Sequence[Expr],
     """An operand as the function of its index, decoded."""
     if type_.codec == BLOCK_FP8:
         read = _read_fp8(name, extents, pointers)
-    elif type_.codec == GROUP_FP4:
-        read = _read_fp4(name, extents, pointers)
+    elif type_.codec in GROUPS:
+        read = _read_groups(name, type_.codec, extents, pointers)
     else:
         read = _read_plain(name, type_, extents, pointers)
     large = all(isinstance(e, int) for e in extents) and math.prod(extents) >= WIDE
@@ -67,8 +76,7 @@ def _read_plain(name: str, type_: TensorType, extents: Sequence[Expr],
     def read(*index: Expr) -> Expr:
         value = load(buffer, index, type_.dtype)
         if type_.codec == "bf16":
-            value = T.shift_left(T.Cast("uint32", value), T.uint32(16))
-            return T.reinterpret("float32", value)
+            return decode_bf16(value)
         if type_.codec == "f16":
             return T.Cast("float32", value)
         return T.Cast("int32", value) if type_.codec == "i64" else value
@@ -91,16 +99,20 @@ def _read_fp8(name: str, extents: Sequence[Expr], pointers: Sequence[Expr]) -> R
     return read
 
 
-def _read_fp4(name: str, extents: Sequence[Expr], pointers: Sequence[Expr]) -> Read:
+def _read_groups(name: str, codec: str, extents: Sequence[Expr],
+                 pointers: Sequence[Expr]) -> Read:
     *lead, k = extents
-    group = codecs.FP4_GROUP
-    codes = buffer_at(name, pointers[0], (*lead, k // 2), "uint8")
-    scales = buffer_at(f"{name}_scales", pointers[1], (*lead, k // group), "uint8")
+    form, (decode, decode_scale) = CODECS[codec], GROUPS[codec]
+    group = form.block[1]
+    codes = buffer_at(name, pointers[0], (*lead, k // form.dense), form.codes)
+    scales = buffer_at(f"{name}_scales", pointers[1], (*lead, k // group), form.scales)
 
     def read(*index: Expr) -> Expr:
         *row, column = index
-        nibble = T.shift_right(T.Cast("int32", codes[(*row, column // 2)]), column % 2 * 4)
-        return decode_e2m1(nibble) * decode_e8m0(scales[(*row, column // group)])
+        code = T.Cast("int32", codes[(*row, column // form.dense)])
+        if form.dense == 2:
+            code = T.bitwise_and(T.shift_right(code, column % 2 * 4), T.int32(15))
+        return decode(code) * decode_scale(scales[(*row, column // group)])
 
     return read
 
@@ -125,8 +137,30 @@ def decode_e2m1(code: Expr) -> Expr:
     return T.Select(T.bitwise_and(code, T.int32(8)) > 0, -size, size)
 
 
+def decode_bf16(code: Expr) -> Expr:
+    """Value of a bf16 code."""
+    return T.reinterpret("float32", T.shift_left(T.Cast("uint32", code), T.uint32(16)))
+
+
+def decode_integer(bits: int) -> Callable[[Expr], Expr]:
+    """The decoder of a code that is an integer in two's complement of so many bits."""
+    def decode(code: Expr) -> Expr:
+        sign = T.int32(1 << (bits - 1))
+        return T.Cast("float32", T.bitwise_xor(code, sign) - sign)
+
+    return decode
+
+
 def decode_e8m0(code: Expr) -> Expr:
     """2^(code - 127); code 0 is the subnormal 2^-127, 255 is NaN."""
     code = T.Cast("int32", code)
     pattern = T.Select(code > 0, T.shift_left(code, T.int32(23)), T.int32(1 << 22))
     return T.Select(code < 255, T.reinterpret("float32", pattern), T.float32(float("nan")))
+
+
+GROUPS = {
+    GROUP_FP4: (decode_e2m1, decode_e8m0),
+    GROUP_INT8: (decode_integer(8), decode_bf16),
+    GROUP_INT4: (decode_integer(4), decode_bf16),
+}
+"""How codecs of groups decode a code, and a scale."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from firstlight.ir import dims
 from firstlight.ir.registry import TABLE
-from firstlight.ir.types import BLOCK_FP8, GROUP_FP4, StateType
+from firstlight.ir.types import BLOCK_FP8, GROUP_FP4, GROUP_INT4, GROUP_INT8, StateType
 from firstlight.targets.conform.cases import Case, f32, i32
 from firstlight.targets.conform.data import (
     constant,
@@ -57,7 +57,8 @@ def _wide() -> Iterator[Case]:
                (plain, ties, zero_rows))
     yield Case("route_hash", (x, f32(32, 64, codec="bf16"), i32(7, 6, codec="i64"), i32(B, S)),
                {"scale": 1.5}, values={"table": integers(0, 32), "tokens": integers(0, 7)})
-    for routed, shared in ((GROUP_FP4, BLOCK_FP8), (BLOCK_FP8, "bf16"), ("f16", "f32")):
+    for routed, shared in ((GROUP_FP4, BLOCK_FP8), (BLOCK_FP8, "bf16"), ("f16", "f32"),
+                           (GROUP_INT4, GROUP_INT8)):
         up, down = f32(5, 96, 64, codec=routed), f32(5, 64, 96, codec=routed)
         one, two = f32(96, 64, codec=shared), f32(64, 96, codec=shared)
         yield Case("expert_ffn", (x, i32(B, S, 2), f32(B, S, 2), up, up, down, one, one, two),

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from firstlight.ir import codecs
-from firstlight.ir.types import BLOCK_FP8, GROUP_FP4, TensorType
+from firstlight.ir.types import BLOCK_FP8, CODECS, TensorType
 
 Array = NDArray[Any]
 Random = np.random.Generator
@@ -111,7 +111,7 @@ def stored(random: Random, value: Array, type_: TensorType) -> Operand:
         return Operand(value.astype(DTYPES[type_.dtype]))
     if type_.dtype == "i32":
         return Operand(value.astype(np.int32), value.astype(CODES[type_.codec]))
-    if type_.codec not in (BLOCK_FP8, GROUP_FP4):
+    if not CODECS[type_.codec].scales:
         codes, _ = codecs.encode_weight(value, type_.codec)
         return Operand(codecs.decode_weight(codes, None, type_.codec), codes)
     codes, scales = _quantised(random, value.shape, type_.codec)
@@ -121,14 +121,16 @@ def stored(random: Random, value: Array, type_: TensorType) -> Operand:
 
 
 def _quantised(random: Random, shape: tuple[int, ...], codec: str) -> tuple[Array, Array]:
-    *lead, n, k = shape
-    if codec == GROUP_FP4:
-        return (random.integers(0, 256, (*lead, n, k // 2), np.uint8),
-                random.integers(*SCALES, (*lead, n, k // codecs.FP4_GROUP), np.uint8))
-    codes = random.integers(0, 256, shape, np.uint8)
-    codes[codes & 0x7F == 0x7F] = 0x81                   # no NaN, one subnormal more
-    grid = (*lead, -(-n // codecs.FP8_BLOCK), -(-k // codecs.FP8_BLOCK))
-    return codes, random.integers(SCALES[0] - 8, SCALES[1] - 8, grid, np.uint8)
+    form = CODECS[codec]
+    codes = random.integers(0, 256, (*shape[:-1], shape[-1] // form.dense), np.uint8)
+    grid = form.grid(shape)
+    if form.scales == "uint16":
+        signs = random.choice(np.array([-1, 1], np.float32), grid)
+        return codes, codecs.encode_bf16(signs * np.exp2(random.uniform(-5, 3, grid)))
+    if codec == BLOCK_FP8:
+        codes[codes & 0x7F == 0x7F] = 0x81               # no NaN, one subnormal more
+        return codes, random.integers(SCALES[0] - 8, SCALES[1] - 8, grid, np.uint8)
+    return codes, random.integers(*SCALES, grid, np.uint8)
 
 
 def _decoded(codes: Array, scales: Array, codec: str) -> Array:

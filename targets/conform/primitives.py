@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from firstlight.ir import dims
-from firstlight.ir.types import BLOCK_FP8, GROUP_FP4, StateType
+from firstlight.ir.types import BLOCK_FP8, REAL, StateType
 from firstlight.targets.conform.cases import Case, boolean, f32, i32
 from firstlight.targets.conform.data import (
     angles,
@@ -28,6 +28,7 @@ SHAPES = ((B, S, 6), (B, S, 3, 32), (B, S, 48))
 OTHERS = ((B, S, 1), (32,), (B, S, 48))
 UNARY = ("neg", "exp", "log", "sqrt", "abs", "rsqrt", "sigmoid", "tanh", "softplus", "relu", "cos",
          "sin")
+CODECS = ("", *REAL)
 
 
 def primitives() -> Iterator[Case]:
@@ -88,13 +89,10 @@ def _movement() -> Iterator[Case]:
     yield Case("gather_rows", (f32(B, dims.add(S, 2), 6), i32(B, S)),
                values={"index": integers(-5, 15)})
     yield Case("take_along", (f32(B, S, 9), i32(B, S, 4)), values={"index": integers(-9, 9)})
-    for codec in ("", "bf16", "f16"):
+    for codec in CODECS:
         yield Case("embedding", (f32(11, 32, codec=codec), i32(B, S)),
                    values={"ids": integers(0, 11)})
     yield Case("embedding", (i32(11, 6, codec="i64"), i32(B, S)), values={"ids": integers(0, 11)})
-
-
-CODECS = ("", "f32", "bf16", "f16", BLOCK_FP8, GROUP_FP4)
 
 
 def _products() -> Iterator[Case]:

@@ -4,12 +4,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from firstlight.ir.codecs import decode_weight
+from firstlight.ir.codecs import GROUPED, decode_weight
+from firstlight.ir.types import CODECS as FORMATS
 from firstlight.targets.cpu.kernels.layouts import PLAIN, pack
 from support.kernel_call import aligned
 
 FP4, FP8 = "fp4e2m1/32:ue8m0", "fp8e4m3/128x128:ue8m0"
-CODECS = (FP4, FP8, "bf16", "f16", "f32")
+INT8, INT4 = "int8/32:bf16", "int4/32:bf16"
+CODECS = (FP4, FP8, INT8, INT4, "bf16", "f16", "f32")
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ def random_weight(
 ) -> PackedWeight:  # fmt: skip
     """A weight [.., N, K] of random codes (all of them, subnormals too) and scale exponents."""
     codes, scales = _stored(rng, codec, shape, exponents)
-    value = decode_weight(codes, scales, codec) if codec != FP4 else _decode_fp4(codes, scales)
+    value = _decode(codes, scales, codec)
     packed = pack(layout, codes, scales, codec, shape)
     pointers = [aligned(p) for p in packed if p is not None]
     return PackedWeight(pointers, value[..., : shape[-1]].astype(np.float64), codes, scales)
@@ -36,9 +38,13 @@ def random_weight(
 
 def _stored(rng, codec, shape, exponents):
     *lead, n, k = shape
-    if codec == FP4:
-        codes = rng.integers(0, 256, (*lead, n, k // 2), np.uint8)
-        return codes, rng.integers(*exponents, (*lead, n, -(-k // 32)), np.uint8)
+    if codec in GROUPED:
+        codes = rng.integers(0, 256, (*lead, n, k // FORMATS[codec].dense), np.uint8)
+        scales = rng.integers(*exponents, (*lead, n, -(-k // 32)), np.uint8)
+        if codec == FP4:
+            return codes, scales
+        signs = rng.choice(np.array([0, 0x8000], np.uint16), scales.shape)
+        return codes, (scales.astype(np.uint16) << 7) | signs
     if codec == FP8:
         codes = rng.integers(0, 256, shape, np.uint8)
         codes[codes & 0x7F == 0x7F] = 0x81  # no NaN, one subnormal more
@@ -49,8 +55,10 @@ def _stored(rng, codec, shape, exponents):
     return (values.astype(np.float16).view(np.uint16) if codec == "f16" else values), None
 
 
-def _decode_fp4(codes, scales):
+def _decode(codes, scales, codec):
     """`decode_weight` wants whole groups: fill up the last one."""
-    fill = scales.shape[-1] * 16 - codes.shape[-1]
+    if codec not in GROUPED:
+        return decode_weight(codes, scales, codec)
+    fill = scales.shape[-1] * 32 // FORMATS[codec].dense - codes.shape[-1]
     padded = np.pad(codes, [(0, 0)] * (codes.ndim - 1) + [(0, fill)])
-    return decode_weight(padded, scales, FP4)
+    return decode_weight(padded, scales, codec)

@@ -11,8 +11,11 @@ matrix-matrix kernel. N is padded to 16 rows and K to the codec's `pad`, both wi
     bf16                uint16[.., T, K/2, 32]     word 2r+k
     f16                 uint16[.., T, K, 16]       word r
     f32                 float32[.., T, K, 16]      word r
+    int8/32:bf16        as fp8
+    int4/32:bf16        as fp4
 
-    scales (fp4, fp8)   uint8 [.., T, K/group, 16] one ue8m0 byte per row and group of 32 or 128 k
+    scales              [.., T, K/group, 16]       one per row and group of 32 or 128 k: ue8m0 bytes
+                                                   of fp4 and fp8, bf16 words of int8 and int4
 
 The orders of fp4 and fp8 are what `pshufb` with `punpck`, and F16C, undo at 256 and at 512 bits.
 
@@ -48,6 +51,7 @@ class Form:
         grid: matrix rows that share a scale.
         pad: K is padded to a multiple of this.
         dense: codes in one shipped element.
+        scales: numpy dtype of a scale.
     """
 
     dtype: str
@@ -57,6 +61,7 @@ class Form:
     grid: int
     pad: int
     dense: int = 1
+    scales: str = "uint8"
 
     @property
     def block_bytes(self) -> int:
@@ -73,12 +78,15 @@ class Form:
 
     def tile_bytes(self, k: int) -> int:
         """Bytes streamed for one tile of `k` columns, scales included."""
-        return self.steps(k) * self.block_bytes + self.groups(k) * TILE
+        scales = self.groups(k) * TILE * np.dtype(self.scales).itemsize
+        return self.steps(k) * self.block_bytes + scales
 
 
 FORMS = {
     "fp4e2m1/32:ue8m0": Form("uint8", 8, 64, 32, 1, 32, 2),
     "fp8e4m3/128x128:ue8m0": Form("uint8", 4, 64, 128, 128, 128),
+    "int8/32:bf16": Form("uint8", 4, 64, 32, 1, 32, scales="uint16"),
+    "int4/32:bf16": Form("uint8", 8, 64, 32, 1, 32, 2, "uint16"),
     "bf16": Form("uint16", 2, 32, 0, 0, 4),
     "f16": Form("uint16", 1, 16, 0, 0, 4),
     "f32": Form("float32", 1, 16, 0, 0, 4),
@@ -97,7 +105,7 @@ def packed_shapes(
     form, (*lead, n, k) = FORMS[codec], _matrices(layout, shape)
     codes = (*lead, tiles(n), form.steps(k), form.words)
     scales = (*lead, tiles(n), form.groups(k), TILE)
-    return (codes, form.dtype), ((scales, "uint8") if form.group else None)
+    return (codes, form.dtype), ((scales, form.scales) if form.group else None)
 
 
 def pack(
@@ -115,13 +123,13 @@ def pack(
 
     Args:
         codes: as shipped, logical shape `shape` = [.., N, K]: f32 or f16 or bf16 words (any dtype
-            of that width), e4m3 bytes, or for fp4 bytes [.., N, K/2] with the even k in the low
-            nibble.
-        scales: ue8m0 bytes, [.., N, K/32] for fp4 and [.., ceil(N/128), ceil(K/128)] for fp8.
+            of that width), e4m3 bytes, or for fp4 bytes [.., N, K/2] and int4 with the even k in
+            the low nibble.
+        scales: [.., N, K/32] for groups of a row and [.., ceil(N/128), ceil(K/128)] for fp8.
         shape: logical shape of what is given.
         first_row: row of the whole stored matrix that codes[.., 0, :] is. `scales` then still
             belongs to the whole matrix for fp8 (its grid does not follow the rows), and to the
-            given rows for fp4.
+            given rows else.
     """
     form, (*lead, n, k) = FORMS[codec], _matrices(layout, shape)
     codes = codes.reshape(*lead, n, -1)
@@ -136,8 +144,8 @@ def pack(
     if not form.group:
         return np.ascontiguousarray(packed), None
     assert scales is not None
-    per_row = np.full((*lead, nt * TILE, form.groups(k)), 127, np.uint8)
-    per_row[..., :n, :] = _row_scales(form, layout, scales.view(np.uint8), lead, n, first_row)
+    per_row = np.zeros((*lead, nt * TILE, form.groups(k)), form.scales)
+    per_row[..., :n, :] = _row_scales(form, layout, scales.view(form.scales), lead, n, first_row)
     tiled = per_row.reshape(*lead, nt, TILE, -1)
     return np.ascontiguousarray(packed), np.ascontiguousarray(np.swapaxes(tiled, -1, -2))
 

@@ -7,8 +7,10 @@ tile is ``16 // lanes`` vectors.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from firstlight.codegen.tvm_bridge import T
@@ -47,8 +49,13 @@ class Micro:
     unit: float = 1.0
 
 
-E2M1 = (0x0000, 0x3F00, 0x3F80, 0x3FC0, 0x4000, 0x4040, 0x4080, 0x40C0)
-"""High halves of the float32 0, 0.5, 1, 1.5, 2, 3, 4, 6: e2m1 codes 0..7. 8..15 add the sign."""
+E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
+INT4 = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, -8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0)
+
+
+def _bf16_of(values: Sequence[float]) -> list[int]:
+    """High halves of float32 values, which is all of them."""
+    return [int.from_bytes(struct.pack("<f", v), "little") >> 16 for v in values]
 
 
 def _byte_table(table: Sequence[int], lanes: int) -> Expr:
@@ -83,11 +90,12 @@ def _word_pair(v: Expr, lanes: int) -> list[Expr]:
     return [low, T.reinterpret(kind, T.bitwise_and(v, _u32(0xFFFF0000, lanes)))]
 
 
-def _fp4(read: Callable[[int, int], Expr], lanes: int) -> list[list[Expr]]:
+def _nibbles(
+    table: Sequence[int], read: Callable[[int, int], Expr], lanes: int
+) -> list[list[Expr]]:
     """Codes -> the two bytes of their bf16 by two table look-ups, interleaved and widened."""
-    signed = [*E2M1, *(v | 0x8000 for v in E2M1)]
-    high_bytes = _byte_table([v >> 8 for v in signed], lanes)
-    low_bytes = _byte_table([v & 255 for v in signed], lanes)
+    high_bytes = _byte_table([v >> 8 for v in table], lanes)
+    low_bytes = _byte_table([v & 255 for v in table], lanes)
     halves = []
     for half in range(TILE // lanes):
         v = T.bind(T.reinterpret(f"uint32x{lanes}", read(half * 4 * lanes, 4 * lanes)))
@@ -130,6 +138,22 @@ def _fp8(read: Callable[[int, int], Expr], lanes: int) -> list[list[Expr]]:
     return out
 
 
+def _int8(read: Callable[[int, int], Expr], lanes: int) -> list[list[Expr]]:
+    """Bytes sign-extended in place, in the upper and in the lower half of a word."""
+    out: list[list[Expr]] = [[None] * 4 for _ in range(TILE // lanes)]
+    eight = T.broadcast(T.int16(8), 2 * lanes)
+    for part in range(0, 64, 4 * lanes):
+        v = T.bind(T.reinterpret(f"int16x{2 * lanes}", read(part, 4 * lanes)))
+        for odd in (0, 1):
+            words = T.bind(T.shift_right(v if odd else T.shift_left(v, eight), eight))
+            for i in (0, 1):
+                order = list(range(i * lanes, (i + 1) * lanes))
+                row, pair = divmod(part // 2 + i * lanes, TILE)[::-1]
+                value = T.Cast(f"float32x{lanes}", T.Shuffle([words], order))
+                out[row // lanes][2 * pair + odd] = value
+    return out
+
+
 def _bf16(read: Callable[[int, int], Expr], lanes: int) -> list[list[Expr]]:
     return [
         _word_pair(T.bind(T.reinterpret(f"uint32x{lanes}", read(h * 2 * lanes, 2 * lanes))), lanes)
@@ -150,7 +174,9 @@ def _f32(read: Callable[[int, int], Expr], lanes: int) -> list[list[Expr]]:
 
 
 MICROS = {
-    "fp4e2m1/32:ue8m0": Micro(FORMS["fp4e2m1/32:ue8m0"], _fp4),
+    "fp4e2m1/32:ue8m0": Micro(FORMS["fp4e2m1/32:ue8m0"], partial(_nibbles, _bf16_of(E2M1))),
+    "int4/32:bf16": Micro(FORMS["int4/32:bf16"], partial(_nibbles, _bf16_of(INT4))),
+    "int8/32:bf16": Micro(FORMS["int8/32:bf16"], _int8),
     "fp8e4m3/128x128:ue8m0": Micro(FORMS["fp8e4m3/128x128:ue8m0"], _fp8, 2.0**-8),
     "bf16": Micro(FORMS["bf16"], _bf16),
     "f16": Micro(FORMS["f16"], _f16),
@@ -183,7 +209,7 @@ class Weight:
     def pointers(self, name: str) -> list[tuple[str, str]]:
         """Pointer parameters: codes and, if the codec has them, scales."""
         codes = [(name, self.form.dtype)]
-        return codes + ([(f"{name}_scales", "uint8")] if self.groups else [])
+        return codes + ([(f"{name}_scales", self.form.scales)] if self.groups else [])
 
     def bind(self, pointers: Sequence[Any]) -> Weight:
         """Declare the buffers; takes this weight's pointers."""
@@ -192,7 +218,7 @@ class Weight:
         self._codes = T.decl_buffer((words,), self.form.dtype, data=pointers[0])
         if self.groups:
             scales = T.int64(size * self.groups * TILE)
-            self._scales = T.decl_buffer((scales,), "uint8", data=pointers[1])
+            self._scales = T.decl_buffer((scales,), self.form.scales, data=pointers[1])
         return self
 
     def block(self, tile: Expr, step: Expr, lanes: int) -> list[list[Expr]]:
@@ -208,9 +234,12 @@ class Weight:
         )
 
     def scale(self, tile: Expr, group: Expr, half: int, lanes: int) -> Expr:
-        """2**(byte - 127) of `lanes` rows, byte 0 included: 2**-127 is a subnormal float32."""
+        """Of `lanes` rows: a bf16, or 2**(byte - 127), where 2**-127 is a subnormal float32."""
         base = (wide(tile) * self.groups + wide(group)) * TILE
         row = get(self._scales, base + half * lanes, lanes=lanes)
+        if self.form.scales == "uint16":
+            bits = T.shift_left(T.Cast(f"uint32x{lanes}", row), _u32(16, lanes))
+            return T.reinterpret(f"float32x{lanes}", bits)
         bits = T.shift_left(T.Cast(f"int32x{lanes}", row), T.broadcast(T.int32(23), lanes))
         bits = T.max(bits, T.broadcast(T.int32(0x00400000), lanes))
         return T.reinterpret(f"float32x{lanes}", bits)

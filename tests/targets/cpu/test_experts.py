@@ -5,13 +5,14 @@ import pytest
 
 from firstlight.targets.cpu.kernels.experts import expert_ffn
 from support.kernel_call import LANES, Compiled
-from support.packed import FP4, FP8, random_weight
+from support.packed import FP4, FP8, INT4, INT8, random_weight
 
 LIMIT = 3.0
 MIXES = {
     "released": [FP4] * 3 + [FP8] * 3,
     "base": [FP8] * 6,
     "plain": ["bf16", "f16", "f32", "bf16", "f32", "f16"],
+    "integers": [INT4, INT8, INT4, INT8, INT8, INT4],
     "mixed": ["bf16", "f32", FP8, "f32", "bf16", FP4],
 }
 
@@ -24,7 +25,7 @@ class Layer:
         up, down = (inner, d), (d, inner)
         shapes = [(experts, *up)] * 2 + [(experts, *down), up, up, down]
         self.weights = [
-            random_weight(rng, c, s, exponents=(118, 122) if c == FP4 else (110, 114))
+            random_weight(rng, c, s, exponents=(118, 122) if c in (FP4, INT4) else (110, 114))
             for c, s in zip(codecs, shapes, strict=True)
         ]
         self.call = Compiled(

@@ -11,11 +11,11 @@ from firstlight.targets.cpu.kernels.layouts import (
     packed_shapes,
     unpack,
 )
-from support.packed import CODECS, FP4, FP8, random_weight
+from support.packed import CODECS, FP4, FP8, INT4, INT8, random_weight
 
 
 def plain_codes(codes: np.ndarray, codec: str) -> np.ndarray:
-    if codec != FP4:
+    if codec not in (FP4, INT4):
         return codes
     return np.stack([codes & 15, codes >> 4], -1).reshape(*codes.shape[:-1], -1)
 
@@ -29,7 +29,7 @@ def test_round_trip_and_shapes(codec, shape):
         assert known == (None if array is None else (array.shape, str(array.dtype)))
     codes, scales = unpack(PLAIN, *packed, codec, shape)
     assert np.array_equal(codes, plain_codes(weight.codes, codec))
-    if codec == FP4:
+    if codec in (FP4, INT4, INT8):
         assert np.array_equal(scales, weight.scales)
     if codec == FP8:
         assert np.array_equal(scales, weight.scales.repeat(128, -2)[..., : shape[-2], :])
@@ -43,7 +43,8 @@ def test_pieces_follow_each_other(codec):
     pieces = []
     for first in range(0, 300, 128):
         codes = weight.codes[first : first + 128]
-        scales = weight.scales[first : first + 128] if codec == FP4 else weight.scales
+        own = codec in (FP4, INT4, INT8)
+        scales = weight.scales[first : first + 128] if own else weight.scales
         pieces.append(pack(PLAIN, codes, scales, codec, (len(codes), 130), first))
     for all_at_once, parts in zip(whole, zip(*pieces, strict=True), strict=True):
         if all_at_once is not None:

@@ -8,7 +8,7 @@ from firstlight.targets.cpu.kernels.embedding import embedding
 from firstlight.targets.cpu.kernels.layouts import grouped
 from firstlight.targets.cpu.kernels.linear import group_linear, linears
 from support.kernel_call import LANES, OPTIONS, Compiled
-from support.packed import CODECS, FP4, FP8, random_weight
+from support.packed import CODECS, FP4, FP8, INT4, INT8, random_weight
 
 TOKENS = 64
 LIMIT = 1.5e-6
@@ -51,7 +51,7 @@ def test_all_codecs_side_by_side(turn, k, lanes):
 
 
 @pytest.mark.parametrize("lanes", LANES)
-@pytest.mark.parametrize("codec", [FP4, FP8])
+@pytest.mark.parametrize("codec", [FP4, FP8, INT4, INT8])
 @pytest.mark.parametrize("tokens", [1, 7])
 @pytest.mark.parametrize("exponents", [(0, 2), (64, 70), (230, 234)])
 def test_all_scales_are_exact(codec, tokens, exponents, lanes):
