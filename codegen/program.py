@@ -96,7 +96,7 @@ class ProgramWriter:
     def _weight(self, name: str, type_: TensorType, layout: str) -> list[str]:
         stored = Stored(name, layout)
         self.stored.setdefault(stored)
-        scaled = CODECS[type_.codec].scales
-        names = [stored.name, *([f"{stored.name}.scales"] if scaled else [])]
+        form = CODECS.get(type_.codec)       # constants have none
+        names = [stored.name, *([f"{stored.name}.scales"] if form and form.scales else [])]
         return [f"w:{self._pointers.setdefault((stored.file, n), len(self._pointers))}"
                 for n in names]
