@@ -3,6 +3,7 @@
 # make slow     those that take minutes or want an emulator (they say so if it is missing)
 # make oracle   the same model against Hugging Face transformers, live
 # make chip-tools   emulators for the tests of foreign chips, from Debian (needs root)
+# make ascend-tools   LLVM 19's tools, which run lowered Ascend kernels here (Debian; needs root)
 # make lint, make types, make golden (record the golden vectors again), make clean
 #
 # Everything lives in .venv and build/; stamp files make the second run fast. Where packages come
@@ -19,7 +20,7 @@ CHIPS := cpu cpu-aarch64 cpu-riscv64
 PROMPT := 'The :mod:`json` module provides'
 SOURCES := compiler.py $(shell find codegen frontend ir passes runtime targets examples -name '*.py' -o -name '*.[ch]' -o -path '*checkpoint/*')
 
-.PHONY: demo test slow oracle chip-tools lint types golden clean
+.PHONY: demo test slow oracle chip-tools ascend-tools lint types golden clean
 
 demo: $(CHIPS:%=$(DEMO)-%/manifest.json)
 	$(BIN)/firstlight run $(DEMO)-cpu --prompt $(PROMPT) -n 48
@@ -42,6 +43,13 @@ chip-tools:
 	    command -v qemu-$$cpu || command -v qemu-$$cpu-static || missing=yes; done; \
 	[ -z "$$missing" ] || { apt-get update && \
 	    DEBIAN_FRONTEND=noninteractive apt-get install -y qemu-user; }
+
+# What is there already is left alone. The chip's own compiler is the extra [ascend].
+ascend-tools:
+	@for tool in mlir-opt-19 mlir-translate-19 clang++-19; do \
+	    command -v $$tool || missing=yes; done; \
+	[ -z "$$missing" ] || { apt-get update && DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -y --no-install-recommends mlir-19-tools clang-19; }
 
 lint: $(STAMP)/test
 	$(BIN)/ruff check .

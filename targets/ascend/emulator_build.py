@@ -1,0 +1,205 @@
+"""From a kernel's MLIR to a shared object of this machine, by way of the chip's own compiler.
+
+The chip's compiler lowers the text and prints it before its last conversion; `rewrite` turns that
+into upstream MLIR, and LLVM's tools make code of it. What was built is kept in a cache folder
+(``$FIRSTLIGHT_CACHE``, else ``~/.cache/firstlight``), under a hash of everything it is made from.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from firstlight.codegen.target import Tool
+from firstlight.runtime.errors import FirstlightError
+from firstlight.targets.ascend.rewrite import Entry, Module, rewrite
+
+HERE = Path(__file__).parent
+LAST = "convert-vector-to-hivmave"
+FLAGS = ("-enable-hfusion-compile=true", "-enable-hivm-compile=true",
+         "--enable-triton-kernel-compile=true", "--disable-ffts", "--enable-auto-multi-buffer=true")
+DUMP = (f"--mlir-print-ir-before={LAST}", "--mlir-print-ir-module-scope",
+        "--mlir-disable-threading", "--enable-tuning-mode")
+PASSES = ("--lower-affine", "--canonicalize", "--convert-vector-to-scf",
+          "--expand-strided-metadata", "--lower-affine", "--convert-scf-to-cf",
+          "--arith-expand=include-bf16=true", "--convert-vector-to-llvm",
+          "--convert-math-to-llvm", "--convert-math-to-libm", "--finalize-memref-to-llvm",
+          "--convert-func-to-llvm", "--convert-index-to-llvm", "--convert-arith-to-llvm",
+          "--convert-cf-to-llvm", "--reconcile-unrealized-casts")
+CLANG = ("clang++-19", "-w", "-O1", "-fPIC", "-shared", "-march=native", "-Wl,-Bsymbolic")
+SECONDS = 120
+HEAD = re.compile(r"^// -----// IR Dump Before .*//----- //.*$", re.M)
+
+
+@dataclass(frozen=True)
+class Built:
+    """A kernel as code of this machine: the shared object, its entries, what it takes on trust."""
+
+    path: Path
+    entries: tuple[Entry, ...]
+    beliefs: tuple[str, ...]
+
+
+def compiler() -> str | None:
+    """The chip's compiler, from its Python package, if it is installed."""
+    found = importlib.util.find_spec("ascendnpuir")
+    if found is None or not found.submodule_search_locations:
+        return None
+    path = Path(found.submodule_search_locations[0]) / "bin" / "bishengir-compile-a5"
+    return str(path) if path.exists() else None
+
+
+def tools() -> list[Tool]:
+    """What emulation needs besides the chip's compiler."""
+    return [Tool(name, shutil.which(name), "make ascend-tools")
+            for name in ("mlir-opt-19", "mlir-translate-19", "clang++-19")]
+
+
+def lacking() -> list[str]:
+    """Names of the tools that are not here."""
+    return [tool.name for tool in tools() if tool.found is None] + (
+        [] if compiler() else ["bishengir-compile-a5"])
+
+
+def cache() -> Path:
+    """The folder of what was built."""
+    root = os.environ.get("FIRSTLIGHT_CACHE") or Path(
+        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "firstlight"
+    folder = Path(root) / "ascend"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def snapshot(text: str, chip: str) -> str:
+    """The module as the chip's compiler has it before its last conversion.
+
+    Args:
+        text: MLIR in the form the compiler takes.
+        chip: e.g. "Ascend950PR_9589".
+
+    Raises F472 with the compiler's first complaint.
+    """
+    binary = compiler()
+    assert binary is not None, "ask lacking() first"
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "kernel.mlir")
+        source.write_text(text)
+        said = _run([binary, str(source), f"--target={chip}", *FLAGS, *DUMP, "-o",
+                     str(source.with_suffix(".o"))], check=False).stderr
+    parts = HEAD.split(said)
+    if len(parts) < 2:
+        raise _failed("the chip's compiler", said)
+    module = parts[-1]
+    return module[: module.rindex("\n}\n") + 3].lstrip("\n")
+
+
+def build(text: str, chip: str) -> Built:
+    """A kernel's MLIR as a shared object. Raises F471 for unknown lowered code, F472 for tools."""
+    key = hashlib.sha256("\0".join([text, chip, str(FLAGS), _made_by()]).encode()).hexdigest()
+    path = cache() / f"{key[:40]}.so"
+    record = path.with_suffix(".json")
+    if not (path.exists() and record.exists()):
+        module = rewrite(snapshot(text, chip))
+        _compile(module, path)
+        _put(record, json.dumps({"entries": [[e.name, e.core, e.arguments]
+                                             for e in module.entries],
+                                 "beliefs": module.beliefs}).encode())
+    found = json.loads(record.read_text())
+    return Built(path, tuple(Entry(n, c, tuple(a)) for n, c, a in found["entries"]),
+                 tuple(found["beliefs"]))
+
+
+def shims() -> ctypes.CDLL:
+    """emulator.cpp, loaded so that kernels find its functions."""
+    source = HERE / "emulator.cpp"
+    key = hashlib.sha256("\0".join([source.read_text(), str(CLANG), _made_by()]).encode())
+    path = cache() / f"shims-{key.hexdigest()[:40]}.so"
+    if not path.exists():
+        with tempfile.TemporaryDirectory(dir=cache()) as folder:
+            out = Path(folder, path.name)
+            _run([*CLANG, "-O2", "-std=c++17", str(source), "-o", str(out), "-lpthread"])
+            out.replace(path)
+    return ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+
+
+@functools.cache
+def _made_by() -> str:
+    """Hash of what turns a text into code: these files, the compiler, the machine's CPU."""
+    digest = hashlib.sha256()
+    for path in sorted([*HERE.glob("rewrite*.py"), *HERE.glob("emulator*.*")]):
+        digest.update(path.read_bytes())
+    for name in (compiler(), "clang++-19"):
+        if found := shutil.which(name or ""):
+            stat = os.stat(found)
+            digest.update(f"{found} {stat.st_size} {stat.st_mtime_ns}".encode())
+    cpu = Path("/proc/cpuinfo")
+    if cpu.exists():
+        digest.update(next((line for line in cpu.read_text().splitlines()
+                            if line.startswith(("flags", "Features"))), "").encode())
+    return digest.hexdigest()
+
+
+def _compile(module: Module, path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=path.parent) as name:
+        folder = Path(name)
+        (folder / "kernel.mlir").write_text(module.text)
+        (folder / "entry.cpp").write_text("\n".join(_start(e) for e in module.entries))
+        _run(["mlir-opt-19", str(folder / "kernel.mlir"), *PASSES, "-o", str(folder / "llvm.mlir")])
+        _run(["mlir-translate-19", "--mlir-to-llvmir", str(folder / "llvm.mlir"), "-o",
+              str(folder / "kernel.ll")])
+        _run([*CLANG, str(folder / "kernel.ll"), str(folder / "entry.cpp"), "-o",
+              str(folder / path.name), "-lm"])
+        (folder / path.name).replace(path)
+
+
+def _start(entry: Entry) -> str:
+    """C++ that calls an entry with memories and scalars from two arrays."""
+    kinds = ["void *" if a.startswith("memref") else f"int{a[1:]}_t" for a in entry.arguments]
+    memories = scalars = 0
+    values = []
+    for kind in kinds:
+        if kind == "void *":
+            values.append(f"m[{memories}]")
+            memories += 1
+        else:
+            values.append(f"({kind})s[{scalars}]")
+            scalars += 1
+    own = [f"m[{memories + i}]" for i in range(3)]
+    name = f"_mlir_ciface_{entry.name}"
+    return (f'#include <cstdint>\nextern "C" void {name}({", ".join([*kinds, *["void *"] * 3])});\n'
+            f'extern "C" void start_{entry.name}(void **m, const int64_t *s) '
+            f'{{ {name}({", ".join([*values, *own])}); }}\n')
+
+
+def _put(path: Path, data: bytes) -> None:
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        file.write(data)
+    os.replace(file.name, path)
+
+
+def _run(command: Sequence[str], check: bool = True) -> subprocess.CompletedProcess[str]:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        raise _failed(Path(command[0]).name, f"not done after {SECONDS} s") from None
+    if check and done.returncode:
+        raise _failed(Path(command[0]).name, done.stderr or f"status {done.returncode}")
+    return done
+
+
+def _failed(who: str, said: str) -> FirstlightError:
+    lines = [line.strip() for line in said.splitlines() if "error" in line or "Assertion" in line]
+    return FirstlightError("F472", f"{who} refuses a kernel", where=who,
+                           why=(lines or said.strip().splitlines() or ["it says nothing"])[0][:500],
+                           try_="firstlight targets    shows the tool chains")

@@ -1,0 +1,339 @@
+"""Ops of the chip's own dialect in lowered code, as calls of the functions in emulator.cpp.
+
+A memory operand becomes twelve integers: address, offset, five sizes and five strides (in elements;
+sides that a memory lacks are put in front, with size 1 and stride 0).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from firstlight.targets.ascend.rewrite_ops import Hivm, Op, Refused, hivm, memref, split
+from firstlight.targets.ascend.rewrite_upstream import fresh, types
+
+RANK = 5
+SIZES = {"ub": 253952, "l1": 524288, "l0c": 262144}
+"""Bytes of a core's memories that code may use; emulator.cpp has the same."""
+KINDS = {"f32": 0, "f16": 1, "bf16": 2, "i8": 3, "i16": 4, "i32": 5, "i64": 6, "f8E4M3FN": 7}
+"""Element types as emulator.cpp numbers them."""
+WIDTHS = {"f32": 4, "f16": 2, "bf16": 2, "i8": 1, "i16": 2, "i32": 4, "i64": 8, "f8E4M3FN": 1,
+          "i1": 1}
+
+ERASED = frozenset(f"hivm.hir.{name}" for name in (
+    "set_flag", "wait_flag", "pipe_barrier", "set_ctrl", "set_mask_norm")) | {"annotation.mark"}
+"""Without effect where a core does one thing after another; the hazard checker reads the flags."""
+
+
+@dataclass
+class Context:
+    """What the ops of a module need besides themselves.
+
+    shims    declarations of emulator.cpp's functions in use
+    views    functions that give a typed piece of a core's memory
+    beliefs  why a result would only show what we believe about the chip
+    """
+
+    shims: set[str] = field(default_factory=set)
+    views: dict[tuple[str, str], str] = field(default_factory=dict)
+    beliefs: set[str] = field(default_factory=set)
+
+    def call(self, name: str, arguments: list[str], result: str = "") -> str:
+        """A call of a function that takes and gives integers."""
+        self.shims.add(f"func.func private @{name}({', '.join(['i64'] * len(arguments))})"
+                       f"{' -> i64' if result else ''}")
+        kinds = ", ".join(["i64"] * len(arguments))
+        return (f"{result + ' = ' if result else ''}func.call @{name}({', '.join(arguments)}) : "
+                f"({kinds}) -> {'i64' if result else '()'}")
+
+    def view(self, result: str, space: str, address: str, sides: list[str], type_: str) -> str:
+        """A call that gives a piece of a core's memory.
+
+        It is a function because upstream's --expand-strided-metadata takes the pointer of a
+        `memref.view` for that of what it is a view of (LLVM 19).
+        """
+        name = f"piece{len(self.views)}"
+        whole = f"memref<{SIZES[space]}xi8>"
+        more = [f"%side{i}: index" for i in range(len(sides))]
+        text = "\n".join([
+            f"({', '.join([f'%whole: {whole}', '%address: i64', *more])}) -> {type_} {{",
+            "%offset = arith.index_cast %address : i64 to index",
+            f"%piece = memref.view %whole[%offset][{', '.join(m.split(':')[0] for m in more)}] : "
+            f"{whole} to {type_}",
+            f"func.return %piece : {type_}", "}"])
+        name = self.views.setdefault((space, text), name)
+        return (f"{result} = func.call @{name}({', '.join([f'%{space}', address, *sides])}) : "
+                f"({', '.join([whole, 'i64', *['index'] * len(sides)])}) -> {type_}")
+
+
+class Lines:
+    """Lines that bring operands into the form that emulator.cpp takes."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def constant(self, value: int) -> str:
+        """An i64."""
+        name = fresh()
+        self.lines.append(f"{name} = arith.constant {int(value)} : i64")
+        return name
+
+    def integer(self, value: str, type_: str) -> str:
+        """An index, i1 or i32 as i64."""
+        if type_ == "i64":
+            return value
+        name = fresh()
+        cast = {"index": "index_cast", "i1": "extui"}.get(type_, "extsi")
+        self.lines.append(f"{name} = arith.{cast} {value} : {type_} to i64")
+        return name
+
+    def view(self, value: str, type_: str, line: str) -> list[str]:
+        """The twelve integers of a memory."""
+        kind = memref(type_)
+        if kind.rank > RANK:
+            raise Refused(f"a memory of {kind.rank} dimensions", line)
+        base, parts = fresh(), [fresh() for _ in range(1 + 2 * kind.rank)]
+        there = fresh()
+        element = types(kind.element)
+        results = ", ".join([f"memref<{element}>"] + ["index"] * len(parts))
+        self.lines += [
+            f"{', '.join([base, *parts])} = memref.extract_strided_metadata {value} : "
+            f"{types(type_)} -> {results}",
+            f"{there} = memref.extract_aligned_pointer_as_index {value} : {types(type_)} -> index",
+        ]
+        pointer = self.integer(there, "index")
+        offset, *rest = [self.integer(part, "index") for part in parts]
+        missing = RANK - kind.rank
+        sizes = [self.constant(1) for _ in range(missing)] + rest[: kind.rank]
+        strides = [self.constant(0) for _ in range(missing)] + rest[kind.rank:]
+        return [pointer, offset, *sizes, *strides]
+
+
+def chip(op: Op, context: Context) -> Iterator[str]:
+    """The lines of one op of the chip's dialect. Raises Refused for an unknown one or form."""
+    if op.name in ERASED:
+        return
+    handler = HANDLERS.get(op.name.removeprefix("hivm.hir."))
+    if handler is None:
+        raise Refused(f"an op {op.name}", op.line)
+    yield from handler(op, context)
+
+
+def _allow(op: Op, clauses: Hivm, groups: str, options: str = "", attributes: str = "") -> None:
+    """Raise Refused for anything beside what is named."""
+    for kind, have, known in (("operands", clauses.groups, groups),
+                              ("option", clauses.options, options),
+                              ("attribute", op.attributes, attributes)):
+        unknown = set(have) - set(known.split())
+        if unknown:
+            raise Refused(f"{kind} {min(unknown)} of {op.name}", op.line)
+
+
+def _kind(type_: str, op: Op) -> int:
+    element = memref(type_).element
+    if element not in KINDS:
+        raise Refused(f"elements {element} of {op.name}", op.line)
+    return KINDS[element]
+
+
+def _index(function: str) -> Callable[[Op, Context], Iterator[str]]:
+    def lines(op: Op, context: Context) -> Iterator[str]:
+        if op.text != "-> i64":
+            raise Refused(f"a form of {op.name}", op.line)
+        yield context.call(function, [], op.results[0])
+    return lines
+
+
+def _pointer_cast(op: Op, context: Context) -> Iterator[str]:
+    match = re.fullmatch(r"\(([^)]*)\)\s*(?:\[([^\]]*)\])? ?: (memref<.*>)", op.text)
+    if match is None:
+        raise Refused(f"a form of {op.name}", op.line)
+    address, *others = split(match[1])
+    kind = memref(match[3])
+    if others or kind.space not in SIZES or op.attributes:
+        raise Refused(f"a form of {op.name}", op.line)
+    yield context.view(op.results[0], kind.space, address, split(match[2] or ""), types(match[3]))
+
+
+def _move(op: Op, context: Context) -> Iterator[str]:
+    """load, store, copy: a DMA between memories, or within the vector core's."""
+    clauses = hivm(op)
+    _allow(op, clauses, "ins outs", "eviction_policy core_type left_padding_num pad_mode pad_value "
+           "init_out_buffer", "tiled_op inserted-copy")
+    if clauses.options.get("init_out_buffer", "false") != "false":
+        raise Refused(f"init_out_buffer of {op.name}", op.line)
+    lines = Lines()
+    (source, target), kinds = _two(clauses)
+    if memref(kinds[0]).element != memref(kinds[1]).element:
+        raise Refused(f"two element types of {op.name}", op.line)
+    arguments = [*lines.view(source, kinds[0], op.line), *lines.view(target, kinds[1], op.line),
+                 lines.constant(WIDTHS[memref(kinds[0]).element])]
+    yield from [*lines.lines, context.call("emu_move", arguments)]
+
+
+def _transpose(op: Op, context: Context) -> Iterator[str]:
+    """A copy whose source has its sides in another order."""
+    clauses = hivm(op)
+    _allow(op, clauses, "ins outs temp_buffer", "permutation")
+    lines = Lines()
+    (source, target), kinds = _two(clauses)
+    order = [int(i) for i in split(clauses.options["permutation"][1:-1])]
+    first = RANK - len(order)
+    sides = [*range(first), *(first + i for i in order)]
+    pointer, offset, *rest = lines.view(source, kinds[0], op.line)
+    turned = [rest[i] for i in sides] + [rest[RANK + i] for i in sides]
+    arguments = [pointer, offset, *turned, *lines.view(target, kinds[1], op.line),
+                 lines.constant(WIDTHS[memref(kinds[0]).element])]
+    yield from [*lines.lines, context.call("emu_move", arguments)]
+
+
+def _two(clauses: Hivm) -> tuple[tuple[str, str], tuple[str, str]]:
+    (source, old), = clauses.groups["ins"]
+    (target, new), = clauses.groups["outs"]
+    return (source, target), (old, new)
+
+
+def _nd2nz(op: Op, context: Context) -> Iterator[str]:
+    clauses = hivm(op)
+    _allow(op, clauses, "ins outs", "", "dst_continuous")
+    lines = Lines()
+    (source, target), kinds = _two(clauses)
+    arguments = [*lines.view(source, kinds[0], op.line), *lines.view(target, kinds[1], op.line),
+                 lines.constant(WIDTHS[memref(kinds[0]).element])]
+    yield from [*lines.lines, context.call("emu_nd2nz", arguments)]
+
+
+MATMUL = ("already_set_real_mkn a_transpose b_transpose normalized_in_L0C hivm.remain_in_l0c "
+          "fixpipe_for_result_already_inserted")
+
+
+def _mmad(op: Op, context: Context) -> Iterator[str]:
+    clauses = hivm(op)
+    _allow(op, clauses, "ins outs sync_related_args", "", MATMUL)
+    if "already_set_real_mkn" not in op.attributes or len(clauses.groups["ins"]) != 6:
+        raise Refused(f"a form of {op.name}", op.line)
+    lines = Lines()
+    a, b, *rest = clauses.groups["ins"]
+    (c, kind), = clauses.groups["outs"]
+    transposed = ("a_transpose" in op.attributes) + 2 * ("b_transpose" in op.attributes)
+    arguments = [*lines.view(*a, op.line), *lines.view(*b, op.line), *lines.view(c, kind, op.line),
+                 *[lines.integer(*value) for value in rest], lines.constant(transposed),
+                 lines.constant(_kind(a[1], op)), lines.constant(_kind(kind, op))]
+    yield from [*lines.lines, context.call("emu_mmad", arguments)]
+
+
+def _load_scale(op: Op, context: Context) -> Iterator[str]:
+    clauses = hivm(op)
+    _allow(op, clauses, "ins outs", "is_transposed")
+    context.beliefs.add("how the scales of an MX product lie in L1")
+    lines = Lines()
+    (source, target), kinds = _two(clauses)
+    arguments = [*lines.view(source, kinds[0], op.line), *lines.view(target, kinds[1], op.line)]
+    yield from [*lines.lines, context.call("emu_load_scale", arguments)]
+
+
+def _mmadmx(op: Op, context: Context) -> Iterator[str]:
+    clauses = hivm(op)
+    _allow(op, clauses, "ins outs", "", f"{MATMUL} lhsFormat rhsFormat")
+    formats = {op.attributes.get(side, "2 : i32") for side in ("lhsFormat", "rhsFormat")}
+    a, b, sa, sb, *rest = clauses.groups["ins"]
+    if formats != {"2 : i32"} or memref(a[1]).element != "f8E4M3FN" or len(rest) != 4:
+        raise Refused(f"a format of {op.name}: only e4m3 is known", op.line)
+    context.beliefs.add("which scale belongs to which block of an MX product")
+    lines = Lines()
+    (c, kind), = clauses.groups["outs"]
+    transposed = ("a_transpose" in op.attributes) + 2 * ("b_transpose" in op.attributes)
+    views = [x for memory in (a, b, sa, sb, (c, kind)) for x in lines.view(*memory, op.line)]
+    arguments = [*views, *[lines.integer(*value) for value in rest], lines.constant(transposed)]
+    yield from [*lines.lines, context.call("emu_mmadmx", arguments)]
+
+
+QUANTS = {"": None, "F322BF16": ("f32", "bf16"), "F322F16": ("f32", "f16")}
+
+
+def _fixpipe(op: Op, context: Context) -> Iterator[str]:
+    """The result of a product, out of L0C; two vector cores may get half of the rows each."""
+    clauses = hivm(op)
+    _allow(op, clauses, "ins outs", "dual_dst_mode", "dma_mode pre_quant tiled_op")
+    mode = re.sub(r".*<(\w+)>", r"\1", op.attributes.get("dma_mode", ""))
+    quant = re.sub(r".*<(\w+)>", r"\1", op.attributes.get("pre_quant", ""))
+    halves = clauses.options.get("dual_dst_mode", "<NO_DUAL>")
+    (source, target), kinds = _two(clauses)
+    elements = tuple(memref(kind).element for kind in kinds)
+    expected = QUANTS.get(quant, ()) or ((elements[0],) * 2)
+    if (mode != "nz2nd" or halves not in ("<NO_DUAL>", "<ROW_SPLIT>") or quant not in QUANTS
+            or elements != expected):
+        raise Refused(f"a form of {op.name}", op.line)
+    lines = Lines()
+    arguments = [*lines.view(source, kinds[0], op.line), *lines.view(target, kinds[1], op.line),
+                 lines.constant(_kind(kinds[0], op)), lines.constant(_kind(kinds[1], op)),
+                 lines.constant(halves == "<ROW_SPLIT>")]
+    yield from [*lines.lines, context.call("emu_fixpipe", arguments)]
+
+
+def _vsort(op: Op, context: Context) -> Iterator[str]:
+    clauses = hivm(op)
+    _allow(op, clauses, "ins outs temp_buffer", "descending sort_axis")
+    lines = Lines()
+    (source, target), kinds = _two(clauses)
+    if int(clauses.options["sort_axis"]) != memref(kinds[0]).rank - 1:
+        raise Refused("a sort that is not along the last dimension", op.line)
+    arguments = [*lines.view(source, kinds[0], op.line), *lines.view(target, kinds[1], op.line),
+                 lines.constant(_kind(kinds[0], op)),
+                 lines.constant(clauses.options["descending"] == "true")]
+    yield from [*lines.lines, context.call("emu_sort", arguments)]
+
+
+def _vcumsum(op: Op, context: Context) -> Iterator[str]:
+    clauses = hivm(op)
+    _allow(op, clauses, "ins outs temp_buffer", "cum_dims reverse")
+    lines = Lines()
+    (source, target), kinds = _two(clauses)
+    if (clauses.options["cum_dims"] != f"[{memref(kinds[0]).rank - 1}]"
+            or clauses.options["reverse"] != "false"):
+        raise Refused("a running sum that is not along the last dimension, forward", op.line)
+    arguments = [*lines.view(source, kinds[0], op.line), *lines.view(target, kinds[1], op.line),
+                 lines.constant(_kind(kinds[0], op))]
+    yield from [*lines.lines, context.call("emu_cumsum", arguments)]
+
+
+def _vgather(op: Op, context: Context) -> Iterator[str]:
+    clauses = hivm(op)
+    _allow(op, clauses, "ins indices outs", "gather_axis", "hivm.vf_mode")
+    lines = Lines()
+    (source, target), kinds = _two(clauses)
+    (indices, indices_kind), = clauses.groups["indices"]
+    if (int(clauses.options["gather_axis"]) != memref(kinds[0]).rank - 1
+            or memref(indices_kind).element != "i32"):
+        raise Refused("a gather that is not along the last dimension, by i32", op.line)
+    arguments = [*lines.view(source, kinds[0], op.line),
+                 *lines.view(indices, indices_kind, op.line),
+                 *lines.view(target, kinds[1], op.line),
+                 lines.constant(WIDTHS[memref(kinds[0]).element])]
+    yield from [*lines.lines, context.call("emu_gather", arguments)]
+
+
+def _sync(function: str) -> Callable[[Op, Context], Iterator[str]]:
+    def lines(op: Op, context: Context) -> Iterator[str]:
+        clauses = hivm(op)
+        _allow(op, clauses, "", "cores flag")
+        cores = {"<CUBE>", "<VECTOR>"}
+        if split(clauses.options["cores"])[0] not in cores:
+            raise Refused(f"cores of {op.name}", op.line)
+        flag, first = clauses.options["flag"], Lines()
+        name = flag if flag.startswith("%") else first.constant(int(flag))
+        yield from [*first.lines, context.call(function, [name])]
+    return lines
+
+
+HANDLERS: dict[str, Callable[[Op, Context], Iterator[str]]] = {
+    "get_block_idx": _index("emu_block_idx"),
+    "get_sub_block_idx": _index("emu_sub_block_idx"),
+    "get_block_num": _index("emu_block_num"),
+    "pointer_cast": _pointer_cast, "load": _move, "store": _move, "copy": _move,
+    "vtranspose": _transpose, "nd2nz": _nd2nz,
+    "mmadL1": _mmad, "mmadmxL1": _mmadmx, "load_scale": _load_scale,
+    "fixpipe": _fixpipe, "vsort": _vsort, "vcumsum": _vcumsum, "vgather": _vgather,
+    "sync_block_set": _sync("emu_sync_set"), "sync_block_wait": _sync("emu_sync_wait"),
+}

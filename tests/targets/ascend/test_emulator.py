@@ -1,0 +1,98 @@
+"""Kernels lowered by the chip's own compiler, executed here, against numpy."""
+
+import numpy as np
+import pytest
+
+from firstlight.targets.ascend.emulator import Emulator, EmulatorError
+from firstlight.targets.ascend.emulator_build import lacking
+from firstlight.targets.ascend.rewrite_ops import Refused
+from support.ascend_kernels import CASES, Text
+
+pytestmark = [
+    pytest.mark.chip,
+    pytest.mark.skipif(bool(lacking()), reason=f"not here: {', '.join(lacking())}; "
+                       "pip install 'firstlight[ascend]' and make ascend-tools"),
+]
+
+
+@pytest.fixture(scope="module")
+def emulator() -> Emulator:
+    return Emulator({name: (case.text, case.record) for name, case in CASES.items()})
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_lowered_kernel_computes_what_numpy_does(name, emulator):
+    case = CASES[name]
+    arrays, want = case.data(np.random.default_rng(7))
+    emulator.run(name, arrays, 1)
+    got = arrays[-1]
+    if case.tolerance:
+        error = np.abs(got.astype(np.float64) - want).max() / np.abs(want).max()
+        assert error < case.tolerance
+    else:
+        np.testing.assert_array_equal(got.astype(np.float64), want.astype(np.float64))
+
+
+def test_what_is_only_our_belief_is_named(emulator):
+    assert set(emulator.beliefs) == {name for name, case in CASES.items() if case.belief}
+    assert any("scale" in why for why in emulator.beliefs["mx_product"])
+
+
+def test_launches_in_order_with_workspace_and_tokens():
+    """y = 2 (2 x) by two launches over S blocks, the first into the workspace."""
+    kernel = Text("double", {"x": "f32", "y": "f32"})
+    at = kernel.op(f"arith.muli {kernel.pid}, {kernel.index(64)} : index")
+    x = kernel.load("x", at, (64,), (1,))
+    kernel.store(kernel.op(f"arith.addf {x}, {x} : tensor<64xf32>"), "y", at, (64,), (1,))
+    record = {"pointers": 2, "workspace": ["mul", "S", 256], "launches": [
+        {"entry": "double", "grid": ["S"], "args": [0, "w"]},
+        {"entry": "double", "grid": ["S"], "args": ["w", 1]}]}
+    x, y = np.random.default_rng(0).standard_normal((2, 320)).astype(np.float32)
+    before = y.copy()
+    Emulator({"double": (kernel.text(), record)}).run("double", [x, y], 3)
+    np.testing.assert_array_equal(y[:192], 4 * x[:192])
+    np.testing.assert_array_equal(y[192:], before[192:])
+
+
+def test_an_access_outside_of_an_argument_is_an_error(emulator):
+    arrays, _ = CASES["gather"].data(np.random.default_rng(0))
+    arrays[1][5] = 100
+    with pytest.raises(EmulatorError, match="a copy's source: bytes 51200 to 51712 of an argument"):
+        emulator.run("gather", arrays, 1)
+
+
+def test_arguments_that_do_not_fit_are_an_error(emulator):
+    record = {"launches": [{"entry": "gather", "grid": [1], "args": [0, 1]}]}
+    arrays, _ = CASES["gather"].data(np.random.default_rng(0))
+    with pytest.raises(EmulatorError, match="takes 3 memories and 3 numbers, and is launched with"):
+        Emulator({"short": (CASES["gather"].text, record)}).run("short", arrays, 1)
+
+
+def test_what_was_not_written_is_not_zero():
+    """Half of a tile is loaded and all of it stored: the rest is what lay there, not 0."""
+    kernel = Text("half", {"x": "f32", "y": "f32"})
+    window, kind = kernel.tile("x", kernel.index(0), (64,), (1,))
+    room = kernel.op("memref.alloc() : memref<128xf32>")
+    part = kernel.op(f"memref.subview {room}[0] [64] [1] : memref<128xf32> to memref<64xf32, "
+                     "strided<[1]>>")
+    kernel.lines.append(f"memref.copy {window}, {part} : {kind} to memref<64xf32, strided<[1]>>")
+    x = kernel.op(f"bufferization.to_tensor {room} restrict writable : memref<128xf32>")
+    kernel.store(x, "y", kernel.index(0), (128,), (1,))
+    record = {"launches": [{"entry": "half", "grid": [1], "args": [0, 1]}]}
+    x, y = np.ones(64, np.float32), np.zeros(128, np.float32)
+    Emulator({"half": (kernel.text(), record)}).run("half", [x, y], 1)
+    np.testing.assert_array_equal(y[:64], x)
+    assert (y[64:].view(np.uint32) == 0xEEEEEEEE).all()
+
+
+def test_lowered_code_that_is_unknown_is_refused_by_name():
+    """A sum that wraps back and forth: `reverse` is lowered, and not executed."""
+    kernel = Text("total", {"x": "f32", "y": "f32"})
+    x = kernel.load("x", kernel.index(0), (8, 128), (128, 1))
+    y = kernel.op(f"hfusion.cumsum {x} : tensor<8x128xf32> cum_dims = [1] reverse = true -> "
+                  "tensor<8x128xf32>")
+    kernel.store(y, "y", kernel.index(0), (8, 128), (128, 1))
+    emulator = Emulator({"total": (kernel.text(), {"launches": []})})
+    assert list(emulator.refused) == ["total"]
+    with pytest.raises(Refused, match=r"F471.*running sum"):
+        emulator.run("total", [], 1)
