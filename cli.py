@@ -166,6 +166,8 @@ def _no_compiler(command: str, missing: str) -> FirstlightError:
               show_default=True, help="Arithmetic: all float32, or with the released roundings.")
 @click.option("--kernels", type=click.Choice(["default", "generic"]), default="default",
               show_default=True, help="`generic` leaves the target's own kernels out.")
+@click.option("--quantize", default="shipped", show_default=True, metavar="POLICY",
+              help="How weights are stored: int8-g32, or by role, experts=int4-g32,head=fp8.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads of the compiler.")
 @click.option("--pipeline", metavar="TEXT", help="Passes to run, instead of the usual ones.")
 @click.option("--dump-ir", type=_FOLDER, metavar="DIR", help="Write the module after each pass.")

@@ -7,7 +7,7 @@ traces, the passes fuse, the code generator and the target write.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from firstlight import targets
 from firstlight.codegen.artifact import refuse_impossible, refuse_occupied
 from firstlight.codegen.compile import CompileOptions, compile_module, plans, prepare, state_plan
+from firstlight.codegen.requantize import Requantized
 from firstlight.codegen.target import Target
+from firstlight.codegen.weights import Source
 from firstlight.frontend.checkpoint import (
     Checkpoint,
     StackedRef,
@@ -27,7 +29,11 @@ from firstlight.frontend.checkpoint import (
 from firstlight.frontend.config import ModelConfig, eos_token_ids
 from firstlight.frontend.fields import Fields
 from firstlight.frontend.model import config_types, trace_model, weight_types
+from firstlight.frontend.names import ROLES
 from firstlight.ir.core import census
+from firstlight.ir.types import TensorType
+from firstlight.passes.pipeline import PIPELINE
+from firstlight.passes.policy import quantizer
 from firstlight.runtime.errors import FirstlightError
 
 __all__ = ["CompileOptions", "compile_checkpoint", "plan_checkpoint"]
@@ -61,8 +67,8 @@ def compile_checkpoint(checkpoint: Path | str, out: Path | str,
     progress("trace", 0, 1)
     module = trace_model(source.config, weight_types(source))
     progress("passes", 0, 1)
-    job = prepare(module, source.config.max_position_embeddings, target, options)
-    sources = {name: _Pieces(ref) for name, ref in source.tensors.items()}
+    job = prepare(module, source.config.max_position_embeddings, target, quantized(options))
+    sources = {name: _source(ref, job.stored[name]) for name, ref in source.tensors.items()}
     copies = {n: source.path / n for n in COPIED if (source.path / n).is_file()}
     return compile_module(job, sources, Path(out), options, model, copies,
                           _provenance(source), progress)
@@ -84,7 +90,8 @@ def plan_checkpoint(checkpoint: Path | str,
     else:
         config = read_config(path)
         types = config_types(config)
-    job = prepare(trace_model(config, types), config.max_position_embeddings, target, options)
+    job = prepare(trace_model(config, types), config.max_position_embeddings, target,
+                  quantized(options))
     ops: dict[str, int] = {}
     calls = census(job.fused)
     arena = {}
@@ -101,10 +108,19 @@ def plan_checkpoint(checkpoint: Path | str,
                 for name, n in sorted(ops.items())},
         **{how: {name: support.reason for name, support in target.ops.items() if support.how == how}
            for how in ("decomposed", "missing")},
-        "weight_bytes": sum(t.nbytes() for t in types.values()),
+        "weight_bytes": sum(t.nbytes() for t in job.stored.values()),
         "state_bytes": state["bytes"], "state_bytes_per_token": state["bytes_per_token"],
         "arena_bytes": max(arena.values()),
     }
+
+
+def quantized(options: CompileOptions) -> CompileOptions:
+    """The options with a pipeline in which the quantization policy is a pass."""
+    step = quantizer(options.quantize, ROLES)
+    if step is None:
+        return options
+    pipeline = PIPELINE if options.pipeline is None else options.pipeline
+    return replace(options, pipeline=",".join(filter(None, (pipeline, str(step)))))
 
 
 def _how(target: Target, op: str, options: CompileOptions) -> str:
@@ -154,6 +170,12 @@ def _provenance(source: Checkpoint) -> dict[str, Any]:
         "config": dict(source.raw_config),
         "left_aside": len(source.ignored),
     }
+
+
+def _source(ref: WeightRef | StackedRef, type_: TensorType) -> Source:
+    """A weight of the checkpoint, in the codec that the passes chose."""
+    pieces = _Pieces(ref)
+    return pieces if ref.codec == type_.codec else Requantized(pieces, type_.codec)
 
 
 @dataclass(frozen=True)

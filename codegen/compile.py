@@ -48,6 +48,7 @@ class CompileOptions:
     chunk: int | None = None
     numerics: str = "float"
     kernels: str = "default"
+    quantize: str = "shipped"
     pipeline: str | None = None
     dump_ir: Path | None = None
     threads: int | None = None
@@ -70,6 +71,12 @@ class Job:
     planned: int
     chunk: int
     pipeline: str
+
+    @property
+    def stored(self) -> dict[str, TensorType]:
+        """Every weight's name and type, after the passes."""
+        return {v.loc: v.type for f in (self.fused[e.function] for e in _entries(self.chunk))
+                for v in f.args if isinstance(v.type, TensorType) and v.type.codec}
 
 
 @dataclass(frozen=True)
@@ -211,7 +218,8 @@ def compile_module(job: Job, sources: Mapping[str, Any], out: Path, options: Com
             "target": {"name": job.target.name, "launcher": job.target.launcher,
                        "requires": dict(job.target.requires)},
             "model": dict(model), "limits": {"context": job.context, "chunk": job.chunk},
-            "numerics": options.numerics, "kernels": options.kernels, "state": state,
+            "numerics": options.numerics, "kernels": options.kernels,
+            "quantize": options.quantize, "state": state,
             "files": file_records(folder, weights),
             "provenance": {"ir_hash": job.module.hash, "fused_hash": job.fused.hash,
                            "pipeline": job.pipeline, **provenance},

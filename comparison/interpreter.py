@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,28 @@ from firstlight.frontend.checkpoint import Checkpoint, StackedRef, WeightRef
 from firstlight.frontend.model import trace_model, weight_types
 from firstlight.ir.core import Function, Module, Op, Value
 from firstlight.ir.interpreter import Interpreter
-from firstlight.ir.types import StateType
+from firstlight.ir.scales import requantized
+from firstlight.ir.types import StateType, TensorType
 from firstlight.passes.plan_memory import is_view
 from firstlight.passes.specialize import Specialize
 
 ENTRIES = {"decode": ("score", 1), "prefill": ("prefill", 0)}
 """Function and fixed number of tokens (0: any) of the entries, as the compiler specialises them."""
 
-Known = Array | WeightRef | StackedRef
+
+@dataclass(frozen=True)
+class Requantized:
+    """A weight of the checkpoint as an artifact of another codec has it."""
+
+    ref: WeightRef | StackedRef
+    type: TensorType
+
+    def decode(self) -> Array:
+        """The values that are left."""
+        return requantized(self.ref.decode(), self.type.codec)
+
+
+Known = Array | WeightRef | StackedRef | Requantized
 
 
 class InterpreterSide:
@@ -55,7 +70,10 @@ class InterpreterSide:
             for entry, (function, tokens) in ENTRIES.items()
         }
         args = self._modules["decode"]["score"].args
-        self._known: dict[str, Known] = dict(checkpoint.tensors)
+        self._known: dict[str, Known] = {
+            name: ref if ref.codec == job.stored[name].codec else Requantized(ref, job.stored[name])
+            for name, ref in checkpoint.tensors.items() if name in job.stored
+        }
         self._states = [v.loc for v in args if isinstance(v.type, StateType)]
         for v in args:
             if isinstance(v.type, StateType):

@@ -63,6 +63,16 @@ SUFFIXES = {".weight_scale_inv": ".scale", ".weight": ".weight", ".scale": ".sca
 STACKED = {"gate_up_proj": ("w1", "w3"), "down_proj": ("w2",)}
 """`ffn.experts.X` of transformers: all experts in one tensor; matrices that lie in its rows."""
 
+ROLES = {
+    "experts": ("*.ffn.experts.*", "*.ffn.shared_experts.*"),
+    "attn": ("*.attn.w[qko]*.weight", "*.attn.indexer.wq_b.weight"),
+    "compressor": ("*.compressor.w*.weight", "*.attn.indexer.weights_proj.weight"),
+    "head": ("head.weight",),
+    "embedding": ("embed.weight",),
+}
+"""Weights (released names) by the role that a quantization policy knows, as shell patterns. The
+first pattern that fits decides."""
+
 LEFT_ASIDE = {
     "mtp.": "multi-token prediction or DSpark draft stage, not part of the model itself",
     "vision.": "vision tower; the text path does not read it",

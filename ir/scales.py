@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from firstlight.ir.codecs import F32, FP4_GROUP, GROUPED, encode_weight
+from firstlight.ir.codecs import F32, FP4_GROUP, GROUPED, decode_weight, encode_weight
 from firstlight.ir.types import GROUP_FP4, GROUP_INT4
 
 SHRINK = tuple(1 - i / 48 for i in range(13))
@@ -61,3 +61,9 @@ def _candidates(groups: F32, codec: str) -> list[F32]:
     largest = np.take_along_axis(groups, at, -1)[..., 0]
     other = np.where(largest > 0, -size, size) / np.float32(8)
     return [scale * np.float32(f) for f in SHRINK for scale in (whole, other)]
+
+
+def requantized(w: F32, codec: str) -> F32:
+    """What `quantize` leaves of a weight [..., N, K], one matrix at a time."""
+    matrices = w.reshape(-1, *w.shape[-2:])
+    return np.stack([decode_weight(*quantize(m, codec), codec) for m in matrices]).reshape(w.shape)

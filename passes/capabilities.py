@@ -22,6 +22,25 @@ class MemorySpace:
 
 
 @dataclass(frozen=True)
+class Threads:
+    """How a chip of many threads is launched.
+
+    Attributes:
+        group: threads of a group in a kernel that is not written for a number of its own.
+        most: threads that a group may have.
+        warp: threads of a group that run in step; 1 where none do.
+        resident: threads that may run at a time, about; more of them take turns.
+        private_bytes: of a thread's own arrays.
+    """
+
+    group: int = 64
+    most: int = 256
+    warp: int = 1
+    resident: int = 1 << 14
+    private_bytes: int = 1024
+
+
+@dataclass(frozen=True)
 class Capabilities:
     """What a target brings of its own.
 
@@ -30,6 +49,7 @@ class Capabilities:
             decomposed by `legalize`.
         vector_bytes: width of a vector register.
         memory: its memory spaces, nearest last.
+        threads: None for chips that a host does not launch threads on.
 
     Raises F305 for an op that no table lists.
     """
@@ -37,6 +57,7 @@ class Capabilities:
     native: frozenset[str] = frozenset()
     vector_bytes: int = 32
     memory: tuple[MemorySpace, ...] = (MemorySpace("host"),)
+    threads: Threads | None = None
 
     def __post_init__(self) -> None:
         unknown = sorted(self.native - set(TABLE))
@@ -56,5 +77,6 @@ class Capabilities:
     def from_json(cls, text: str) -> Capabilities:
         """Inverse of `to_json`."""
         plain: Mapping[str, Any] = json.loads(text)
+        threads = Threads(**plain["threads"]) if plain["threads"] else None
         return cls(frozenset(plain["native"]), plain["vector_bytes"],
-                   tuple(MemorySpace(**space) for space in plain["memory"]))
+                   tuple(MemorySpace(**space) for space in plain["memory"]), threads)

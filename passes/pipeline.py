@@ -21,6 +21,7 @@ from firstlight.passes.fuse_indexer import FuseIndexer
 from firstlight.passes.fuse_linears import FuseLinears
 from firstlight.passes.fuse_norm_rope import FuseNormRope
 from firstlight.passes.legalize import Legalize
+from firstlight.passes.quantize import Quantize
 from firstlight.passes.specialize import Specialize
 from firstlight.runtime.errors import FirstlightError
 
@@ -28,7 +29,7 @@ FUSIONS: tuple[type[Pass], ...] = (
     Canonicalize, FuseNormRope, FuseCompressor, FuseIndexer, FuseHybridAttention,
     FuseHyperConnections, FuseExpertDispatch, FuseLinears,
 )
-_OTHERS: tuple[type[Pass], ...] = (Legalize, Specialize)
+_OTHERS: tuple[type[Pass], ...] = (Legalize, Quantize, Specialize)
 PASSES = {p.name: p for p in FUSIONS + _OTHERS}
 PIPELINE = ",".join(p.name for p in FUSIONS)
 

@@ -1,0 +1,69 @@
+"""Quantization policies: which codec the weights of each role get, in a short text.
+
+``shipped``                                    as the checkpoint has them (the default)
+``int8-g32``                                   every role of `COMMON` in one codec
+``experts=int4-g32,attn=int8-g32,head=fp8``    role by role; what is not named stays as shipped
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from firstlight.ir.types import BLOCK_FP8, GROUP_FP4, GROUP_INT4, GROUP_INT8
+from firstlight.passes.quantize import Quantize
+from firstlight.runtime.errors import FirstlightError
+
+SHIPPED = "shipped"
+CODEC_NAMES = {
+    "f32": "f32", "bf16": "bf16", "fp8": BLOCK_FP8, "mxfp4": GROUP_FP4, "int8-g32": GROUP_INT8,
+    "int4-g32": GROUP_INT4,
+}
+ROLES = {
+    "experts": "matrices of routed and shared experts",
+    "attn": "projections of attention and of the indexer's queries",
+    "compressor": "projections whose results are pooled into compressed entries and index keys",
+    "head": "the output projection",
+    "embedding": "the table of token embeddings",
+}
+COMMON = ("experts", "attn", "head", "embedding")
+"""Roles that a bare name means. Compressors are a hundredth of the bytes and feed the state of
+every later token, so they change only when named."""
+
+
+def parse_policy(text: str) -> dict[str, str]:
+    """Role -> name of a codec (`CODEC_NAMES`), without the roles that stay as shipped.
+
+    Raises F306 for what is no policy.
+    """
+    text = text.strip()
+    if text in (SHIPPED, *CODEC_NAMES):
+        return {} if text == SHIPPED else dict.fromkeys(COMMON, text)
+    policy: dict[str, str] = {}
+    for part in text.split(","):
+        role, equals, name = (word.strip() for word in part.partition("="))
+        if not equals or role not in ROLES or role in policy:
+            raise _refused(text, f"`{part.strip()}` names no role, or one twice",
+                           f"the roles are {', '.join(ROLES)}")
+        if name not in (SHIPPED, *CODEC_NAMES):
+            raise _refused(text, f"`{name}` is no codec",
+                           f"there are {', '.join((SHIPPED, *CODEC_NAMES))}")
+        policy[role] = name
+    return {role: name for role, name in policy.items() if name != SHIPPED}
+
+
+def quantizer(text: str, patterns: Mapping[str, Sequence[str]]) -> Quantize | None:
+    """The pass of a policy, None where nothing changes.
+
+    Args:
+        patterns: the names of a model's weights by role, as shell patterns.
+    """
+    policy = parse_policy(text)
+    rules = [f"{pattern}={CODEC_NAMES[name]}" for role, name in policy.items()
+             for pattern in patterns.get(role, ())]
+    return Quantize(tuple(rules)) if rules else None
+
+
+def _refused(text: str, why: str, known: str) -> FirstlightError:
+    return FirstlightError("F306", f"there is no quantization policy {text!r}",
+                           where="--quantize", why=why,
+                           try_=f"--quantize experts=int4-g32,attn=int8-g32    ({known})")

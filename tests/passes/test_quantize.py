@@ -1,0 +1,103 @@
+"""quantize, and the policies that name it."""
+
+from fnmatch import fnmatchcase
+
+import pytest
+
+from firstlight.frontend.config import parse_config
+from firstlight.frontend.expected import expected_tensors
+from firstlight.frontend.model import config_types, trace_model
+from firstlight.frontend.names import ROLES
+from firstlight.ir.core import Module
+from firstlight.ir.types import GROUP_FP4, GROUP_INT4, GROUP_INT8, TensorType
+from firstlight.ir.verifier import verify
+from firstlight.passes import run_pipeline
+from firstlight.passes.pipeline import parse, spell
+from firstlight.passes.policy import COMMON, quantizer
+from firstlight.passes.policy import ROLES as KNOWN
+from firstlight.passes.quantize import Quantize
+from firstlight.runtime.errors import FirstlightError
+from support.random_models import random_config
+
+CONFIG = parse_config(random_config(3, layers="wchch", csa=4, hca=8, num_hash_layers=1), "here")
+
+
+@pytest.fixture(scope="module")
+def model() -> Module:
+    return run_pipeline(trace_model(CONFIG, config_types(CONFIG)))
+
+
+def stored(module: Module) -> dict[str, TensorType]:
+    return {v.loc: v.type for v in module["score"].args
+            if isinstance(v.type, TensorType) and v.type.codec}
+
+
+def test_only_the_named_weights_change(model) -> None:
+    step = Quantize((f"*.ffn.experts.*={GROUP_INT4}", f"head.weight={GROUP_INT8}"))
+    before, after = stored(model), stored(step.run(model))
+    verify(step.run(model))
+    for name, type_ in after.items():
+        codec = (GROUP_INT8 if name == "head.weight" else
+                 GROUP_INT4 if ".ffn.experts." in name else before[name].codec)
+        assert (type_.codec, type_.shape) == (codec, before[name].shape), name
+
+
+def test_a_function_of_two_kinds_of_layers_becomes_two(model) -> None:
+    """Layers 1 and 3 are equal; a pattern that means one of them must not change the other."""
+    after = Quantize((f"layers.3.attn.*={GROUP_INT8}",)).run(model)
+    verify(after)
+    assert len(list(after)) == len(list(model)) + 1, "`score` and `prefill` share it"
+    types = stored(after)
+    assert types["layers.3.attn.wq_b.weight"].codec == GROUP_INT8
+    assert types["layers.1.attn.wq_b.weight"].codec != GROUP_INT8
+
+
+def test_what_fills_no_groups_stays(model) -> None:
+    step = Quantize((f"*={GROUP_FP4}",))
+    assert step.codec("x", TensorType((8, 48), codec="bf16")) == "bf16"
+    assert step.codec("x", TensorType((8, 64), codec="bf16")) == GROUP_FP4
+    assert step.codec("x", TensorType((64,), codec="bf16")) == "bf16", "a vector"
+    assert step.codec("x", TensorType((8, 64), "i32", "i64")) == "i64", "a table"
+
+
+def test_it_is_text_in_a_pipeline(model) -> None:
+    step = quantizer("experts=int4-g32,attn=int8-g32,head=mxfp4", ROLES)
+    assert step is not None
+    (again,) = parse(spell([step]))
+    assert again == step
+    assert str(again.run(model)) == str(step.run(model))
+    with pytest.raises(FirstlightError, match="F301"):
+        parse("quantize{codecs=head.weight=int3}")
+
+
+def test_first_pattern_decides() -> None:
+    step = Quantize(("a.*=bf16", f"*={GROUP_INT8}"))
+    assert step.codec("a.b", TensorType((8, 64), codec="f32")) == "bf16"
+    assert step.codec("b.b", TensorType((8, 64), codec="f32")) == GROUP_INT8
+
+
+def test_roles_name_the_matrices_of_the_model() -> None:
+    """Every matrix but routers, mixing coefficients and position tables has exactly one role."""
+    assert set(ROLES) == set(KNOWN)
+    matrices = {n for n, e in expected_tensors(CONFIG).items() if len(e.shape) > 1}
+    role = {n: [r for r, ps in ROLES.items() if any(fnmatchcase(n, p) for p in ps)]
+            for n in matrices}
+    assert all(len(r) <= 1 for r in role.values())
+    left = {n for n, r in role.items() if not r}
+    assert {n.rpartition(".attn.")[2].rpartition(".ffn.")[2] for n in left} <= {
+        "gate.weight", "gate.tid2eid", "compressor.ape", "indexer.compressor.ape",
+        *(n for n in matrices if "hc_" in n)}
+
+
+@pytest.mark.parametrize("text", ["", "int3", "experts", "experts=", "experts=int3", "foo=bf16",
+                                  "experts=bf16,experts=fp8", "experts=bf16,,", "=bf16"])
+def test_no_policy(text) -> None:
+    with pytest.raises(FirstlightError, match="F306"):
+        quantizer(text, ROLES)
+
+
+def test_policies() -> None:
+    assert quantizer("shipped", ROLES) is None
+    assert quantizer("experts=shipped", ROLES) is None
+    one, named = quantizer("fp8", ROLES), quantizer(",".join(f"{r}=fp8" for r in COMMON), ROLES)
+    assert one == named
