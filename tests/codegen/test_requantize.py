@@ -54,7 +54,7 @@ def test_importance_has_the_columns_of_the_weight() -> None:
 @pytest.mark.parametrize("policy", [
     "experts=int4-g32,attn=int8-g32,head=int8-g32,embedding=int4-g32,compressor=fp8", "mxfp4"])
 def test_a_quantized_model_is_its_own_interpretation(policy: str, tmp_path: Path) -> None:
-    """The artifact computes what the IR means with weights of that precision, and not as shipped."""
+    """The artifact computes what the IR means with weights of that precision, not as shipped."""
     config = random_config(5, layers="ch", csa=4, hca=8, hidden_size=96, moe_intermediate_size=32,
                            num_hash_layers=1)  # fmt: skip
     checkpoint = write_checkpoint(tmp_path / "checkpoint", config, random_tensors(config, 5))
