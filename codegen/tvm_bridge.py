@@ -34,8 +34,10 @@ from tvm.tirx.compilation_pipeline import get_tir_pipeline, register_tir_pipelin
 from tvm.tirx.script.builder import ir as tirx_builder
 
 __all__ = [
-    "PrimFunc", "T", "Target", "along", "build_object", "build_objects", "compile_module",
-    "flat", "llvm_target", "named", "prim_func", "s_tir", "spills", "te", "tirx", "tvm", "versions",
+    "PrimFunc", "T", "Target", "allocations", "along", "build_object", "build_objects",
+    "compile_module", "device_text", "flat", "flattened", "llvm_target", "named", "prim_func",
+    "replaced", "s_tir", "sequence", "spills", "te", "tirx", "transformed", "tvm", "variables",
+    "versions",
 ]  # fmt: skip
 
 PrimFunc = tirx.PrimFunc
@@ -167,6 +169,95 @@ def along(index: Any, variable: Any) -> tuple[Any, int | None]:
     step = simplify(put(lambda v: v + 1) - index)
     constant = isinstance(step, tvm.ir.prim.IntImm)
     return simplify(put(lambda v: tirx.const(0, v.ty.dtype))), int(step.value) if constant else None
+
+
+def variables(node: Any) -> list[Any]:
+    """The variables and buffers that occur in a statement or expression, each once."""
+    from tvm_ffi import structural_walk
+
+    found: dict[Any, None] = {}
+    structural_walk(node, (tvm.ir.Var, lambda var: found.setdefault(var)))
+    return list(found)
+
+
+def replaced(node: Any, values: Mapping[Any, Any]) -> Any:
+    """`node` with other variables, or expressions, in the place of some of its variables."""
+    from tvm_ffi import structural_map
+
+    return structural_map(node, (tvm.ir.Var, lambda var: values.get(var, var)))
+
+
+def sequence(statements: Sequence[Any]) -> Any:
+    """Statements one after the other, as one."""
+    return statements[0] if len(statements) == 1 else tirx.SeqStmt(list(statements))
+
+
+def transformed(node: Any, kind: type, change: Callable[[Any], Any]) -> Any:
+    """`node` with `change` applied to every statement or expression of a kind."""
+    from tvm_ffi import structural_map
+
+    return structural_map(node, (kind, change))
+
+
+def allocations(node: Any) -> list[Any]:
+    """The `AllocBuffer` statements in a statement."""
+    from tvm_ffi import structural_walk
+
+    found: list[Any] = []
+    structural_walk(node, (tirx.AllocBuffer, found.append))
+    return found
+
+
+def flattened(func: PrimFunc) -> PrimFunc:
+    """A function whose declared buffers begin at 0: their offsets are in the indices."""
+    (result,) = tirx.transform.FlattenBuffer()(tvm.IRModule({"main": func})).functions.values()
+    return result
+
+
+DEVICE_KERNEL = 2
+"""The calling convention of a function that a host launches."""
+
+
+def device_text(funcs: Mapping[str, PrimFunc], options: Mapping[str, Any]) -> str:
+    """What TVM's own generator for a device prints for functions bound to its threads.
+
+    Args:
+        funcs: symbol -> PrimFunc over pointers, flat, with `thread_extent` attributes; its
+            parameters keep their order. Symbols come out as given.
+        options: the target, e.g. ``{"kind": ...}`` and what the kind knows.
+
+    Loops over vectors are printed as loops: element types a device lacks vectors of are common, and
+    its compiler finds the vectors.
+    """
+    target = Target(dict(options))
+    st, tx = s_tir.transform, tirx.transform
+    module = tvm.IRModule({
+        name: funcs[name].with_attrs({
+            "global_symbol": name, "target": target, "calling_conv": DEVICE_KERNEL,
+            "tirx.is_global_func": True, "tirx.noalias": False,
+        }) for name in sorted(funcs)
+    })
+    passes = [
+        tx.ConvertSSA(), tx.NarrowDataType(32), tx.VectorizeLoop(False), tx.UnrollLoop(),
+        tx.StmtSimplify(), tx.RemoveNoOp(), st.RewriteUnsafeSelect(), st.ThreadSync("shared"),
+        tx.LowerWarpMemory(), tx.StmtSimplify(), tx.LowerIntrin(),
+    ]  # fmt: skip
+    with target, tvm.transform.PassContext(config={"tirx.disable_storage_rewrite": True}):
+        lowered = tvm.transform.Sequential(passes)(module)
+        build = tvm.get_global_func(f"target.build.{target.kind.name}")
+        return _declared_once(str(build(lowered, target).inspect_source()))
+
+
+def _declared_once(text: str) -> str:
+    """Generators repeat the declarations of all functions before each; once is enough."""
+    seen: set[str] = set()
+    lines = []
+    for line in text.splitlines():
+        prototype = line.endswith(");") and line[:1].strip() != ""
+        if not prototype or line not in seen:
+            lines.append(line)
+        seen.add(line)
+    return "\n".join(lines) + "\n"
 
 
 def build_object(

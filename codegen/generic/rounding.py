@@ -70,7 +70,8 @@ def _(e: Emitter, op: Op, x: Tensor) -> Reduction:
     assert isinstance(width, int)
 
     def term(index: tuple[Expr, ...], k: Expr) -> Expr:
-        ones = T.popcount(T.bitwise_and(index[-1], k))
+        shared = T.Cast("uint32", T.bitwise_and(index[-1], k))  # CUDA counts unsigned bits only
+        ones = T.Cast("int32", T.popcount(shared))
         value = x.read(*index[:-1], k)
         return T.Select(T.EQ(T.bitwise_and(ones, T.int32(1)), T.int32(1)), -value, value)
 
