@@ -12,8 +12,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -21,7 +20,17 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from firstlight import __version__
-from firstlight.console import Progress, render, size
+from firstlight.console import (
+    FOLDER,
+    STATUSES,
+    Progress,
+    compiler_needed,
+    emit,
+    json_option,
+    no_compiler,
+    size,
+)
+from firstlight.measuring import quality_command, tune_command
 from firstlight.runtime.errors import FirstlightError
 from firstlight.targets import COMPILER_PACKAGES
 
@@ -29,17 +38,6 @@ if TYPE_CHECKING:
     from firstlight.runtime.model import Model
 
 REFUSED, WRONG_USE, BUG, INTERRUPTED, BROKEN_PIPE, TERMINATED = 1, 2, 70, 130, 141, 143
-STATUSES = """\b
-Exit status:
-  0    done
-  1    an input was refused: the four lines on standard error say what, where, why, what to try
-  2    the command line is wrong
-  70   a bug in firstlight (FIRSTLIGHT_DEBUG=1 shows the traceback)
-  130  interrupted by Ctrl+C
-  141  the reader of our output went away
-  143  ended by SIGTERM
-"""
-_FOLDER = click.Path(path_type=Path)
 
 
 def main() -> NoReturn:
@@ -125,39 +123,10 @@ def cli() -> None:
     """Compile DeepSeek-V4 checkpoints ahead of time, and run what was compiled."""
 
 
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-
-
-def _emit(document: Mapping[str, Any], as_json: bool) -> None:
-    click.echo(json.dumps(document, indent=1) if as_json else render(document))
-
-
-@contextmanager
-def _compiler(command: str) -> Iterator[None]:
-    """Turn a missing package of the compiler into F701, which names the extra to install."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing not in COMPILER_PACKAGES:
-            raise
-        raise _no_compiler(command, missing) from error
-
-
-def _no_compiler(command: str, missing: str) -> FirstlightError:
-    return FirstlightError(
-        "F701",
-        "the compiler is not installed",
-        where=f"firstlight {command}",
-        why=f"the package {missing!r} is missing (running artifacts does not need it)",
-        try_="pip install 'firstlight[compile]'",
-    )
-
-
 @cli.command("compile", epilog=STATUSES)
-@click.argument("checkpoint", type=_FOLDER)
+@click.argument("checkpoint", type=FOLDER)
 @click.option("--target", default="cpu", show_default=True, help="See `firstlight targets`.")
-@click.option("-o", "--out", type=_FOLDER, help="Folder to write the artifact to.")
+@click.option("-o", "--out", type=FOLDER, help="Folder to write the artifact to.")
 @click.option("--context", type=click.IntRange(min=1), metavar="N",
               help="Most tokens of a sequence. [default: what the model has, at most 32768]")
 @click.option("--chunk", type=click.IntRange(min=1), metavar="N",
@@ -170,14 +139,14 @@ def _no_compiler(command: str, missing: str) -> FirstlightError:
               help="How weights are stored: int8-g32, or by role, experts=int4-g32,head=fp8.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads of the compiler.")
 @click.option("--pipeline", metavar="TEXT", help="Passes to run, instead of the usual ones.")
-@click.option("--dump-ir", type=_FOLDER, metavar="DIR", help="Write the module after each pass.")
+@click.option("--dump-ir", type=FOLDER, metavar="DIR", help="Write the module after each pass.")
 @click.option("--runner", is_flag=True,
               help="Also write firstlight-run, which runs the artifact without Python.")
 @click.option("--force", is_flag=True, help="Replace an artifact that is already there.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
 @click.option("-v", "--verbose", is_flag=True, help="Print the whole report.")
 @click.option("-q", "--quiet", is_flag=True, help="Print no progress and no summary.")
-@_json_option
+@json_option
 def compile_command(
     checkpoint: Path, out: Path | None, dry_run: bool, verbose: bool, quiet: bool, as_json: bool,
     **choices: Any,
@@ -188,7 +157,7 @@ def compile_command(
     """
     if out is None and not dry_run:
         raise click.UsageError("Missing option '-o' / '--out' (or give --dry-run).")
-    with _compiler("compile"):
+    with compiler_needed("compile"):
         from firstlight.compiler import (
             CompileOptions,
             compile_checkpoint,
@@ -197,17 +166,17 @@ def compile_command(
 
         options: CompileOptions = CompileOptions(**choices)
         if out is None or dry_run:
-            _emit(plan_checkpoint(checkpoint, options), as_json)
+            emit(plan_checkpoint(checkpoint, options), as_json)
             return
         for package in sorted(COMPILER_PACKAGES):  # now, not after the passes
             if find_spec(package) is None:
-                raise _no_compiler("compile", package)
+                raise no_compiler("compile", package)
         began = time.perf_counter()
         with Progress(quiet or as_json) as progress:
             report = compile_checkpoint(checkpoint, out, options, progress)
     report = {**report, "seconds": round(time.perf_counter() - began, 2)}
     if as_json or verbose:
-        _emit(report, as_json)
+        emit(report, as_json)
     elif not quiet:
         total = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
         click.echo(f"{out}: {size(total)}, in {report['seconds']:.1f} s")
@@ -234,7 +203,7 @@ def _prompt(_: click.Context, __: click.Parameter, text: str | None) -> str | No
 
 
 @cli.command("run", epilog=STATUSES)
-@click.argument("artifact", metavar="DIR", type=_FOLDER)
+@click.argument("artifact", metavar="DIR", type=FOLDER)
 @click.option("--prompt", metavar="TEXT", callback=_prompt, help="Text to continue.")
 @click.option("--tokens", metavar="1,2,3", callback=_token_ids,
               help="Token ids to continue, instead of text; ids are printed, too.")
@@ -247,7 +216,7 @@ def _prompt(_: click.Context, __: click.Parameter, text: str | None) -> str | No
 @click.option("--ignore-eos", is_flag=True, help="Go on after the model's end-of-text token.")
 @click.option("--threads", type=click.IntRange(min=1), help="[default: all usable cores]")
 @click.option("-q", "--quiet", is_flag=True, help="Print no timing on standard error.")
-@_json_option
+@json_option
 def run_command(
     artifact: Path, prompt: str | None, tokens: list[int] | None, threads: int | None,
     quiet: bool, as_json: bool, **sampling: Any,
@@ -266,7 +235,7 @@ def run_command(
         assert ids is not None
         result = _generate(model, ids, prompt is not None, not as_json, sampling)
     if as_json:
-        _emit(result, as_json)
+        emit(result, as_json)
     elif not quiet:
         click.echo(f"[{result['prompt_tokens']} tokens read and the first written in "
                    f"{result['first_token_seconds']:.3f} s, then "
@@ -311,10 +280,10 @@ def _generate(
 
 
 @cli.command("inspect", epilog=STATUSES)
-@click.argument("path", metavar="DIR|CHECKPOINT", type=_FOLDER)
-@click.option("--graph", type=_FOLDER, metavar="OUT.dot",
+@click.argument("path", metavar="DIR|CHECKPOINT", type=FOLDER)
+@click.option("--graph", type=FOLDER, metavar="OUT.dot",
               help="Write the fused graph of a checkpoint for Graphviz.")
-@_json_option
+@json_option
 def inspect_command(path: Path, graph: Path | None, as_json: bool) -> None:
     """Describe an artifact or a checkpoint.
 
@@ -324,9 +293,9 @@ def inspect_command(path: Path, graph: Path | None, as_json: bool) -> None:
 
     document = inspect_path(path)
     if graph is not None:
-        with _compiler("inspect --graph"):
+        with compiler_needed("inspect --graph"):
             graph.write_text(checkpoint_graph(path), encoding="utf-8")
-    _emit(document, as_json)
+    emit(document, as_json)
 
 
 @cli.command("compare", epilog=STATUSES)
@@ -335,12 +304,12 @@ def inspect_command(path: Path, graph: Path | None, as_json: bool) -> None:
 @click.option("--prompt", metavar="TEXT", callback=_prompt, help="Text to read.")
 @click.option("--tokens", metavar="1,2,3", callback=_token_ids,
               help="Token ids to read. [default: 48 that are always the same]")
-@click.option("--checkpoint", type=_FOLDER, metavar="CHECKPOINT",
+@click.option("--checkpoint", type=FOLDER, metavar="CHECKPOINT",
               help="What `interpreter` and `transformers` read.")
 @click.option("--tolerance", type=click.FloatRange(min=0), default=1e-4, show_default=True,
               help="Allowed difference, as a part of the largest number in an array.")
 @click.option("--threads", type=click.IntRange(min=1), help="[default: all usable cores]")
-@_json_option
+@json_option
 def compare_command(
     a: str, b: str, prompt: str | None, tokens: list[int] | None, checkpoint: Path | None,
     tolerance: float, threads: int | None, as_json: bool,
@@ -354,14 +323,14 @@ def compare_command(
         raise click.UsageError("Give --prompt or --tokens, not both.")
     if a == b and a in ("interpreter", "transformers"):
         raise click.UsageError("A and B are the same.")
-    with _compiler("compare"):
+    with compiler_needed("compare"):
         from firstlight.comparison import compare, open_sides, token_ids
 
         with open_sides((a, b), checkpoint, threads) as sides:
             ids = token_ids(sides, prompt, tokens)
             report = compare(*sides, ids, tolerance)
             names = {"a": sides[0].name, "b": sides[1].name, "tokens": len(ids)}
-    _emit({**names, **report.document()}, as_json)
+    emit({**names, **report.document()}, as_json)
     if (first := report.first) is not None:
         at = ", ".join(map(str, first.gap.index))
         raise FirstlightError(
@@ -373,9 +342,13 @@ def compare_command(
         )
 
 
+cli.add_command(quality_command)
+cli.add_command(tune_command)
+
+
 @cli.command("targets", epilog=STATUSES)
 @click.argument("name", required=False)
-@_json_option
+@json_option
 def targets_command(name: str | None, as_json: bool) -> None:
     """List the installed targets, or describe the target NAME.
 
@@ -384,11 +357,11 @@ def targets_command(name: str | None, as_json: bool) -> None:
     with the reason), and where to get what is missing. Plug-ins that do not load are listed with
     the reason.
     """
-    with _compiler("targets"):
+    with compiler_needed("targets"):
         from firstlight.inspection import inspect_target, inspect_targets
 
         document = inspect_targets() if name is None else inspect_target(name)
-    _emit({k: v for k, v in document.items() if v or as_json}, as_json)
+    emit({k: v for k, v in document.items() if v or as_json}, as_json)
 
 
 @cli.command("conform", epilog=STATUSES)
@@ -396,7 +369,7 @@ def targets_command(name: str | None, as_json: bool) -> None:
 @click.option("--level", type=click.Choice(["emit", "build", "run", "model"]), default="run",
               show_default=True, help="How far to go; a level includes those before it.")
 @click.option("--ops", metavar="a,b", help="Only these ops.")
-@click.option("--json", "report_file", type=_FOLDER, metavar="F", help="Write the report to F.")
+@click.option("--json", "report_file", type=FOLDER, metavar="F", help="Write the report to F.")
 @click.option("--matrix", is_flag=True,
               help="The names are reports: print them as one markdown table.")
 @click.option("-q", "--quiet", is_flag=True, help="Print no progress.")
@@ -410,7 +383,7 @@ def conform_command(
     """
     if not matrix and len(names) != 1:
         raise click.UsageError("Give one target (or --matrix and report files).")
-    with _compiler("conform"):
+    with compiler_needed("conform"):
         from firstlight import targets
         from firstlight.targets import conform as kit
 
@@ -429,7 +402,7 @@ def conform_command(
 
 @cli.command("new-target", epilog=STATUSES)
 @click.argument("name")
-@_json_option
+@json_option
 def new_target_command(name: str, as_json: bool) -> None:
     """Write a package to start a port from.
 
@@ -444,7 +417,7 @@ def new_target_command(name: str, as_json: bool) -> None:
     folder = new_target(name, Path(), taken)
     if as_json:
         files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
-        _emit({"path": str(folder), "files": files}, True)
+        emit({"path": str(folder), "files": files}, True)
         return
     click.echo(f"{folder}: a package for the target {name}\n"
                f"  pip install -e './{folder}[test]'\n"
@@ -453,7 +426,7 @@ def new_target_command(name: str, as_json: bool) -> None:
 
 
 @cli.command("doctor", epilog=STATUSES)
-@_json_option
+@json_option
 def doctor_command(as_json: bool) -> None:
     """Describe this machine.
 
@@ -461,13 +434,13 @@ def doctor_command(as_json: bool) -> None:
     """
     from firstlight.inspection import inspect_machine
 
-    _emit(inspect_machine(), as_json)
+    emit(inspect_machine(), as_json)
 
 
 @cli.command("verify", epilog=STATUSES)
-@click.argument("artifact", metavar="DIR", type=_FOLDER)
+@click.argument("artifact", metavar="DIR", type=FOLDER)
 @click.option("-q", "--quiet", is_flag=True, help="Print no progress.")
-@_json_option
+@json_option
 def verify_command(artifact: Path, quiet: bool, as_json: bool) -> None:
     """Hash every file of an artifact.
 
@@ -485,7 +458,7 @@ def verify_command(artifact: Path, quiet: bool, as_json: bool) -> None:
             progress("hash", done, total)
 
         report = verify_artifact(artifact, read)
-    _emit({"path": str(artifact), "ok": report.ok, "files": report.files, "bytes": report.bytes,
+    emit({"path": str(artifact), "ok": report.ok, "files": report.files, "bytes": report.bytes,
            "damaged": [{"file": f, "problem": p} for f, p in report.damaged.items()],
            "unlisted": list(report.unlisted)}, as_json)
     if not report.ok:

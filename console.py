@@ -1,14 +1,32 @@
-"""How the command line prints: documents for people, and progress on standard error."""
+"""What the commands share: documents for people or machines, progress, options, exit statuses."""
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import click
+
+from firstlight.runtime.errors import FirstlightError
+from firstlight.targets import COMPILER_PACKAGES
+
+FOLDER = click.Path(path_type=Path)
+STATUSES = """\b
+Exit status:
+  0    done
+  1    an input was refused: the four lines on standard error say what, where, why, what to try
+  2    the command line is wrong
+  70   a bug in firstlight (FIRSTLIGHT_DEBUG=1 shows the traceback)
+  130  interrupted by Ctrl+C
+  141  the reader of our output went away
+  143  ended by SIGTERM
+"""
 
 _BEAT = 10.0
 """Seconds between two plain progress lines of one stage."""
@@ -172,3 +190,34 @@ class Progress:
     def _say(self, line: str) -> None:
         self._spoke = time.monotonic()
         click.echo(line, err=True)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+def emit(document: Mapping[str, Any], as_json: bool) -> None:
+    """Print a document, for people or for machines."""
+    click.echo(json.dumps(document, indent=1) if as_json else render(document))
+
+
+@contextmanager
+def compiler_needed(command: str) -> Iterator[None]:
+    """Turn a missing package of the compiler into F701, which names the extra to install."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in COMPILER_PACKAGES:
+            raise
+        raise no_compiler(command, missing) from error
+
+
+def no_compiler(command: str, missing: str) -> FirstlightError:
+    """F701: a package of the compiler is missing."""
+    return FirstlightError(
+        "F701",
+        "the compiler is not installed",
+        where=f"firstlight {command}",
+        why=f"the package {missing!r} is missing (running artifacts does not need it)",
+        try_="pip install 'firstlight[compile]'",
+    )

@@ -22,11 +22,12 @@ ALLOWED = {
                         "examples"},
     "runtime": set(),
     "examples": {"runtime"},
-    "console": set(),
+    "console": {"targets"},
     "inspection": {"frontend", "passes", "codegen", "targets", "runtime"},
     "comparison": {"frontend", "ir", "passes", "codegen", "targets", "runtime"},
     "compiler": {"frontend", "ir", "passes", "codegen", "targets"},
-    "cli": {"console", "inspection", "comparison", "compiler", "targets", "runtime"},
+    "measuring": {"console", "comparison", "compiler", "passes", "runtime"},
+    "cli": {"console", "inspection", "comparison", "compiler", "measuring", "targets", "runtime"},
 }
 """What each part may import besides itself and the leaves."""
 

@@ -1,0 +1,184 @@
+"""What a cheaper artifact costs: its predictions on a text, held against a reference's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from firstlight.comparison.side import Array
+from firstlight.runtime.errors import FirstlightError
+from firstlight.runtime.model import Model
+from firstlight.runtime.tokens import token_array
+from firstlight.runtime.trace import RETURN, Tracer
+
+DEFAULT_TOKENS, DEFAULT_WINDOW = 8192, 512
+DECISIONS = ("router_agreement", "index_recall", "stream_error")
+TRACED_WINDOWS = 4
+"""Windows whose decisions are looked at: running step by step takes several times as long."""
+
+
+def read_ids(path: Path, model: Model) -> list[list[int]]:
+    """Token sequences of a file: a text, or JSON with ``sequences``, lists of ids.
+
+    Raises F709 for a file that is neither, or too short to predict anything.
+    """
+    try:
+        text = path.read_text("utf-8")
+        if path.suffix == ".json":
+            sequences = [list(map(int, ids)) for ids in json.loads(text)["sequences"]]
+        else:
+            sequences = [model.tokenizer.encode(text)]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _no_text(path, f"{type(error).__name__}: {error}") from error
+    sequences = [token_array(ids, model.vocab_size).tolist() for ids in sequences if len(ids) > 1]
+    if not sequences:
+        raise _no_text(path, "no sequence has two tokens, so there is nothing to predict")
+    return sequences
+
+
+def windows(sequences: Sequence[Sequence[int]], size: int, most: int) -> Iterator[list[int]]:
+    """Pieces of up to `size` tokens, `most` tokens in all; a rest of one token predicts nothing."""
+    for ids in sequences:
+        for at in range(0, len(ids), size):
+            piece = list(ids[at : at + min(size, most)])
+            if len(piece) > 1:
+                most -= len(piece)
+                yield piece
+            if most < 2:
+                return
+
+
+@dataclass
+class Quality:
+    """Sums over the predicted tokens.
+
+    kl          of the reference's distribution to the model's, nats, a token each
+    nll         negative log-likelihood of the true next token: [reference, model], nats
+    layers      by layer: agreement of chosen experts and of selected entries (shares of what the
+                reference chose), and the error of the residual streams
+    """
+
+    kl: list[Array] = field(default_factory=list)
+    nll: list[Array] = field(default_factory=list)
+    top1: list[Array] = field(default_factory=list)
+    layers: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        """For printing: means, and the 99th percentile of the divergence."""
+        kl, (reference, model) = np.concatenate(self.kl), np.concatenate(self.nll, axis=1)
+        return {
+            "tokens": int(kl.size),
+            "cross_entropy": float(model.mean()),
+            "reference_cross_entropy": float(reference.mean()),
+            "cross_entropy_difference": float((model - reference).mean()),
+            "perplexity": float(np.exp(model.mean())),
+            "perplexity_ratio": float(np.exp((model - reference).mean())),
+            "kl_mean": float(kl.mean()),
+            "kl_p99": float(np.quantile(kl, 0.99)),
+            "top1_agreement": float(np.concatenate(self.top1).mean()),
+            "layers": {layer: {name: float(np.mean(row[name])) if name in row else None
+                               for name in DECISIONS} for layer, row in self.layers.items()},
+        }
+
+
+def measure(model: Model, reference: Model, sequences: Sequence[Sequence[int]],
+            window: int = DEFAULT_WINDOW, tokens: int = DEFAULT_TOKENS) -> Quality:
+    """Feed both models the same tokens, each window in a session of its own.
+
+    Args:
+        window: most tokens of a session; both contexts bound it.
+        tokens: most tokens in all.
+
+    Raises F710 if the two have different vocabularies.
+    """
+    if model.vocab_size != reference.vocab_size:
+        raise FirstlightError(
+            "F710", "the two artifacts predict different tokens", where="--against",
+            why=f"one has a vocabulary of {model.vocab_size}, the other {reference.vocab_size}",
+            try_="two artifacts of one checkpoint",
+        )
+    quality = Quality()
+    size = min(window, model.manifest.context, reference.manifest.context)
+    for number, ids in enumerate(windows(sequences, size, tokens)):
+        both = zip(_logits(model, ids), _logits(reference, ids), strict=True)
+        for (at, ours), (_, theirs) in both:
+            known = ids[at + 1 : at + 1 + len(ours)]
+            _add(quality, ours[: len(known)], theirs[: len(known)], known)
+        if number < TRACED_WINDOWS:
+            _trace(quality, model, reference, ids)
+    return quality
+
+
+def _logits(model: Model, ids: Sequence[int]) -> Iterator[tuple[int, Array]]:
+    session = model.session()
+    step = 64        # all logits of a chunk are float32 [tokens, vocabulary]
+    for at in range(0, len(ids), step):
+        yield at, session.prefill(ids[at : at + step], all_logits=True)
+
+
+def _add(quality: Quality, ours: Array, theirs: Array, known: Sequence[int]) -> None:
+    if not len(known):
+        return
+    p, q = _log_softmax(theirs), _log_softmax(ours)
+    rows = np.arange(len(known))
+    quality.kl.append((np.exp(p) * (p - q)).sum(-1))
+    quality.nll.append(-np.stack([p[rows, known], q[rows, known]]))
+    quality.top1.append(theirs.argmax(-1) == ours.argmax(-1))
+
+
+def _log_softmax(logits: Array) -> Array:
+    x = logits.astype(np.float64)
+    x -= x.max(-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+def _trace(quality: Quality, model: Model, reference: Model, ids: Sequence[int]) -> None:
+    """Add what the layers decided and handed on, for the first tokens of a window."""
+    count = min(len(ids), model.manifest.chunk, reference.manifest.chunk)
+    theirs, ours = (_decisions(m, ids[:count]) for m in (reference, model))
+    for (layer, name), wanted in theirs.items():
+        if (got := ours.get((layer, name))) is None:
+            continue
+        row = quality.layers.setdefault(layer, {})
+        if name == "stream_error":
+            value = float(np.linalg.norm(got - wanted) / max(np.linalg.norm(wanted), 1e-30))
+        else:
+            value = _overlap(wanted, got)
+        row.setdefault(name, []).append(value)
+
+
+def _decisions(model: Model, ids: Sequence[int]) -> dict[tuple[str, str], Array]:
+    """(layer, what) -> chosen experts or entries [S, k], or the streams behind the layer."""
+    found: dict[tuple[str, str], Array] = {}
+    for row, values in Tracer(model).feed(model.session(), "prefill", ids):
+        parts = row.path.split(".")
+        if parts[0] != "layers" or len(parts) < 2:
+            continue
+        layer = ".".join(parts[:2])
+        if row.op in ("route", "index_select"):
+            name = "router_agreement" if row.op == "route" else "index_recall"
+            found[layer, name] = values[0].reshape(len(ids), -1)
+        elif row.op == RETURN:      # the last function of a layer stays
+            found[layer, "stream_error"] = values[0].astype(np.float64)
+    return found
+
+
+def _overlap(wanted: Array, got: Array) -> float:
+    """Share of the chosen numbers (negative ones choose nothing) that were chosen again."""
+    shares = [len(a & b) / len(a) for a, b in zip(map(_chosen, wanted), map(_chosen, got),
+                                                  strict=True) if a]
+    return float(np.mean(shares)) if shares else 1.0
+
+
+def _chosen(row: Array) -> set[int]:
+    return {int(i) for i in row if i >= 0}
+
+
+def _no_text(path: Path, why: str) -> FirstlightError:
+    return FirstlightError("F709", "there is no text to measure on", where=str(path), why=why,
+                           try_="a UTF-8 text, or a .json file {\"sequences\": [[1, 2, ...]]}")
