@@ -27,7 +27,8 @@ class Specialize(Pass):
     before   %0 = iota() {shape = [1, "S"]} : !fl.tensor<1xSxi32>          (batch=1, tokens=1)
     after    %0 = constant() {value = [0], shape = [1, 1]} : !fl.tensor<1x1xi32>
 
-    tokens = 0 leaves S symbolic (prefill: any number of tokens up to the chunk).
+    tokens = 0 leaves S symbolic (prefill: any number of tokens up to the chunk), and context = 0
+    leaves C (states of any length).
     """
 
     name: ClassVar[str] = "specialize"
@@ -38,7 +39,8 @@ class Specialize(Pass):
 
     def run(self, module: Module) -> Module:
         """The module of one entry at fixed sizes."""
-        sizes = {"B": self.batch, "C": self.context} | ({"S": self.tokens} if self.tokens else {})
+        given = {"B": self.batch, "C": self.context, "S": self.tokens}
+        sizes = {name: size for name, size in given.items() if size}
         out = Module()
         for function in _reachable(module, self.entry):
             out = out.with_function(_specialize(function, out, sizes))
@@ -67,7 +69,8 @@ def _specialize(function: Function, done: Module, sizes: Mapping[str, int]) -> F
 
 def _type(type_: Type, sizes: Mapping[str, int]) -> Type:
     if isinstance(type_, StateType):
-        return replace(type_, rows=dims.evaluate(type_.capacity, sizes))
+        rows = dims.substitute(type_.capacity, sizes)
+        return replace(type_, rows=rows) if isinstance(rows, int) else type_
     return TensorType(tuple(dims.substitute(d, sizes) for d in type_.shape), type_.dtype,
                       type_.codec)
 

@@ -67,6 +67,14 @@ class Graph:
         count = self._names[name] = self._names.get(name, 0) + 1
         return name if count == 1 else self.unique(f"{name}_{count}")
 
+    def rename(self, old: str, new: str) -> None:
+        """Give a node's output another name (none that a loop's body reads)."""
+        for node in self.nodes:
+            for names in (node.input, node.output):
+                for i, name in enumerate(names):
+                    if name == old:
+                        names[i] = new
+
     def constant(self, value: Any) -> str:
         """An array as a value; lists are int64."""
         if self.outer is not None:
@@ -131,7 +139,7 @@ class Graph:
                 shape = self("Shape", name, start=axis, end=axis + 1)
                 return str(self("Sub", shape, [known.amount]))
         raise FirstlightError(
-            "F451", f"the size {symbol} cannot be known when the graph runs",
+            "F461", f"the size {symbol} cannot be known when the graph runs",
             where=self.loc or "an ONNX graph", why="no input has it as one of its axes",
             try_="export a function that has an argument of that size",
         )

@@ -117,5 +117,5 @@ def take_along(g: Graph, out: TensorType, x: Val, index: Val) -> str:
 
 @row
 def embedding(g: Graph, out: TensorType, table: Val, ids: Val) -> str:
-    return table.rows(g, ids.plain(g))
+    return table.rows(g, ids.plain(g), len(ids.shape))
 

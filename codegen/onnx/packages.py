@@ -13,11 +13,11 @@ IR_VERSION = 10
 
 
 def need(package: str) -> Any:
-    """The package, imported. Raises F450 with the line that installs it."""
+    """The package, imported. Raises F460 with the line that installs it."""
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
         raise FirstlightError(
-            "F450", f"the package {package!r} is not installed", where="writing or running ONNX",
+            "F460", f"the package {package!r} is not installed", where="writing or running ONNX",
             why=str(error), try_="pip install 'firstlight[onnx]'",
         ) from error

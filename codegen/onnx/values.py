@@ -40,8 +40,8 @@ class Val:
         """The logical array."""
         return self.name
 
-    def rows(self, g: Graph, index: str) -> str:
-        """Those of the first axis at `index`."""
+    def rows(self, g: Graph, index: str, axes: int) -> str:
+        """Those of the first axis at `index`, which has so many axes."""
         return str(g("Gather", self.plain(g), index, axis=0))
 
     def swapped(self, g: Graph, groups: int = 0) -> str:
@@ -56,7 +56,7 @@ class Val:
 
     def picked(self, g: Graph, index: str, axes: int) -> str:
         """Matrices [K, N] of a weight [E, N, K], those at `index`, which has so many axes."""
-        name = self.rows(g, index)
+        name = self.rows(g, index, axes)
         return str(g("Transpose", name, perm=[*range(axes), axes + 1, axes]))
 
 
