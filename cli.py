@@ -123,6 +123,13 @@ def cli() -> None:
     """Compile DeepSeek-V4 checkpoints ahead of time, and run what was compiled."""
 
 
+def _pairs(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in texts]
+    if not all(key and sign for key, sign, _ in pairs):
+        raise click.BadParameter("expected KEY=VALUE")
+    return {key: value for key, _, value in pairs}
+
+
 @cli.command("compile", epilog=STATUSES)
 @click.argument("checkpoint", type=FOLDER)
 @click.option("--target", default="cpu", show_default=True, help="See `firstlight targets`.")
@@ -137,6 +144,8 @@ def cli() -> None:
               show_default=True, help="`generic` leaves the target's own kernels out.")
 @click.option("--quantize", default="shipped", show_default=True, metavar="POLICY",
               help="How weights are stored: int8-g32, or by role, experts=int4-g32,head=fp8.")
+@click.option("--option", "options", multiple=True, metavar="KEY=VALUE", callback=_pairs,
+              help="A choice that the target offers (see `firstlight targets NAME`).")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads of the compiler.")
 @click.option("--pipeline", metavar="TEXT", help="Passes to run, instead of the usual ones.")
 @click.option("--dump-ir", type=FOLDER, metavar="DIR", help="Write the module after each pass.")

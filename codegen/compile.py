@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ from firstlight.codegen.artifact import (
     write_manifest,
 )
 from firstlight.codegen.binary import program_bytes
-from firstlight.codegen.program import ProgramWriter
+from firstlight.codegen.program import ProgramWriter, whole_program
 from firstlight.codegen.select import KernelSet
-from firstlight.codegen.target import Target
+from firstlight.codegen.target import Assembly, Entry, Target
 from firstlight.codegen.weights import write_weights
 from firstlight.ir.core import Module, census
 from firstlight.ir.registry import TABLE
@@ -32,6 +32,7 @@ from firstlight.passes.pipeline import PIPELINE, parse, run_pipeline, spell
 from firstlight.passes.plan_memory import Plan, PlanMemory
 from firstlight.passes.specialize import Specialize
 from firstlight.runtime.errors import FirstlightError
+from firstlight.runtime.safetensors import Written
 
 DEFAULT_CONTEXT = 32768
 DEFAULT_CHUNK = 256
@@ -49,6 +50,7 @@ class CompileOptions:
     numerics: str = "float"
     kernels: str = "default"
     quantize: str = "shipped"
+    options: Mapping[str, str] = field(default_factory=dict)
     pipeline: str | None = None
     dump_ir: Path | None = None
     threads: int | None = None
@@ -71,22 +73,13 @@ class Job:
     planned: int
     chunk: int
     pipeline: str
+    options: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def stored(self) -> dict[str, TensorType]:
         """Every weight's name and type, after the passes."""
         return {v.loc: v.type for f in (self.fused[e.function] for e in _entries(self.chunk))
                 for v in f.args if isinstance(v.type, TensorType) and v.type.codec}
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One entry of the artifact: which function, how many tokens at most, which logits."""
-
-    name: str
-    function: str
-    tokens: int
-    every_row: bool
 
 
 def _entries(chunk: int) -> tuple[Entry, ...]:
@@ -116,6 +109,7 @@ def prepare(module: Module, max_positions: int, target: Target, options: Compile
             why="its artifacts run through a launcher of the Python runtime only",
             try_="leave --runner out",
         )
+    chosen = target.chosen(options.options)
     pipeline = PIPELINE if options.pipeline is None else options.pipeline
     passes = parse(pipeline)
     if any(isinstance(p, Specialize) for p in passes):
@@ -130,7 +124,8 @@ def prepare(module: Module, max_positions: int, target: Target, options: Compile
         fused = Legalize(ops=tuple(sorted(composites - set(target.missing)))).run(fused)
     refuse_missing(fused, target)
     ratios = [v.type.ratio for v in module["score"].args if isinstance(v.type, StateType)]
-    return Job(module, fused, target, context, max(context, *ratios), chunk, pipeline)
+    return Job(module, fused, target, context, max(context, *ratios), chunk, pipeline,
+               chosen)
 
 
 def refuse_missing(module: Module, target: Target) -> None:
@@ -190,27 +185,11 @@ def compile_module(job: Job, sources: Mapping[str, Any], out: Path, options: Com
         copies: files to copy, by their name in the artifact.
     """
     state = state_plan(job.fused, job.planned)
-    kernels = KernelSet(job.target, options.kernels == "generic")
-    program = ProgramWriter(kernels, {t["name"]: t["offset"] for t in state["tensors"]})
-    for done, (entry, module, plan, inputs, logits) in enumerate(plans(job)):
-        progress("plan", done, 3)
-        program.add(entry.name, plan, module, entry.tokens, inputs, logits, entry.every_row,
-                    model["vocab_size"])
+    make = _assembled if job.target.assemble else _compiled
     with artifact_folder(out, options.force) as folder:
-        progress("kernels", 0, len(kernels.kernels))
-        _build(job.target, kernels, folder, options)
-        progress("kernels", len(kernels.kernels), len(kernels.kernels))
-        weights = write_weights(folder, list(program.stored), sources, program.constants,
-                                job.target.packer,
-                                lambda done, total: progress("weights", done, total))
-        write_json(folder / "program.json", program.document())
-        if options.runner:
-            (folder / "program.bin").write_bytes(program_bytes(
-                program.document(), folder, model, job.context, state["bytes"]))
-        write_debug(folder / "debug.json", program.debug())
+        weights, report = make(job, sources, folder, options, model, state, progress)
         for name, path in copies.items():
             shutil.copyfile(path, folder / name)
-        report = _report(job, kernels, program, state)
         write_json(folder / "report.json", report)
         write_manifest(folder, {
             "schema": 1, "kind": KIND, "name": model["name"],
@@ -220,12 +199,54 @@ def compile_module(job: Job, sources: Mapping[str, Any], out: Path, options: Com
             "model": dict(model), "limits": {"context": job.context, "chunk": job.chunk},
             "numerics": options.numerics, "kernels": options.kernels,
             "quantize": options.quantize, "state": state,
+            **({"options": dict(job.options)} if job.options else {}),
             "files": file_records(folder, weights),
             "provenance": {"ir_hash": job.module.hash, "fused_hash": job.fused.hash,
                            "pipeline": job.pipeline, **provenance},
         })
     return {**report, "out": str(out),
             "weight_bytes": sum(w.bytes for w in weights.values())}
+
+
+def _compiled(job: Job, sources: Mapping[str, Any], folder: Path, options: CompileOptions,
+              model: Mapping[str, Any], state: Mapping[str, Any], progress: Progress
+              ) -> tuple[Mapping[str, Written], dict[str, Any]]:
+    """Kernels, a program of calls, and weights as the kernels want them; with the report."""
+    kernels = KernelSet(job.target, options.kernels == "generic")
+    program = ProgramWriter(kernels, {t["name"]: t["offset"] for t in state["tensors"]})
+    for done, (entry, module, plan, inputs, logits) in enumerate(plans(job)):
+        progress("plan", done, 3)
+        program.add(entry.name, plan, module, entry.tokens, inputs, logits, entry.every_row,
+                    model["vocab_size"])
+    progress("kernels", 0, len(kernels.kernels))
+    _build(job.target, kernels, folder, options)
+    progress("kernels", len(kernels.kernels), len(kernels.kernels))
+    weights = write_weights(folder, list(program.stored), sources, program.constants,
+                            job.target.packer,
+                            lambda done, total: progress("weights", done, total))
+    write_json(folder / "program.json", program.document())
+    if options.runner:
+        (folder / "program.bin").write_bytes(program_bytes(
+            program.document(), folder, model, job.context, state["bytes"]))
+    write_debug(folder / "debug.json", program.debug())
+    return weights, _report(job, kernels, program, state)
+
+
+def _assembled(job: Job, sources: Mapping[str, Any], folder: Path, options: CompileOptions,
+               model: Mapping[str, Any], state: Mapping[str, Any], progress: Progress
+               ) -> tuple[Mapping[str, Written], dict[str, Any]]:
+    """What the target makes of whole graphs; entries of the program have no steps then."""
+    assert job.target.assemble is not None
+    entries = _entries(job.chunk)
+    weights = job.target.assemble(Assembly(
+        job.fused, entries, job.planned, job.chunk, state, job.options, model, sources, folder,
+        progress))
+    write_json(folder / "program.json", whole_program(entries, model["vocab_size"]))
+    return weights, {
+        "target": job.target.name, "context": job.context, "chunk": job.chunk,
+        "options": dict(job.options), "ops": {f.name: census(f) for f in job.fused},
+        "state_bytes": state["bytes"], "state_bytes_per_token": state["bytes_per_token"],
+    }
 
 
 def _build(target: Target, kernels: KernelSet, folder: Path, options: CompileOptions) -> None:

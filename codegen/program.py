@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from firstlight.codegen.debug import DebugTable
 from firstlight.codegen.select import KernelSet
+from firstlight.codegen.target import Entry
 from firstlight.ir.core import Module
 from firstlight.ir.types import CODECS, StateType, TensorType
 from firstlight.passes.plan_memory import Place, Plan, Step
@@ -100,3 +101,28 @@ class ProgramWriter:
         names = [stored.name, *([f"{stored.name}.scales"] if form and form.scales else [])]
         return [f"w:{self._pointers.setdefault((stored.file, n), len(self._pointers))}"
                 for n in names]
+
+
+def whole_program(entries: Sequence[Entry], vocab: int) -> dict[str, Any]:
+    """The content of program.json where a launcher runs each entry as a whole: without steps.
+
+    The arena is where such a launcher would put inputs and logits, if it used one.
+    """
+    places, base = {}, 0
+    most = max(entry.tokens for entry in entries)
+    for name, words in (("pos", 1), ("last", 1), ("tokens", most), ("logits", most * vocab)):
+        places[name] = base
+        base += -(-4 * words // 64) * 64
+    document: dict[str, Any] = {"schema": 1, "arena_bytes": base, "kernels": [], "weights": [],
+                                "entries": {}}
+    for entry in entries:
+        size: int | str = "S" if entry.tokens > 1 else 1
+        document["entries"][entry.name] = {
+            "max_tokens": entry.tokens, "steps": [],
+            "inputs": {"tokens": {"offset": places["tokens"], "shape": [size]},
+                       "pos": {"offset": places["pos"], "shape": [1]},
+                       "last": {"offset": places["last"], "shape": [1]}},
+            "outputs": {"logits": {"offset": places["logits"],
+                                   "shape": [size if entry.every_row else 1, vocab]}},
+        }
+    return document

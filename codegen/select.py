@@ -40,11 +40,18 @@ class KernelSet:
         return f"{op.name}_{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
     def _make(self, symbol: str, op: Op, module: Module, tokens: int) -> Kernel:
-        from firstlight.codegen.generic import generic_kernel
-
         override = self.overrides.get(op.name)
         kernel = override(symbol, op, tokens) if override else None
         if kernel is not None:
             self.native.add(symbol)
             return kernel
-        return generic_kernel(symbol, op, module)
+        return make_generic(self.target, symbol, op, module)
+
+
+def make_generic(target: Target, symbol: str, op: Op, module: Module) -> Kernel:
+    """The kernel of an op that no override makes: the target's own way, or generic TIR."""
+    if target.generic is not None:
+        return target.generic(symbol, op, module)
+    from firstlight.codegen.generic import generic_kernel
+
+    return generic_kernel(symbol, op, module)

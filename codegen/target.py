@@ -11,10 +11,11 @@ from typing import Any, NoReturn, Protocol
 from numpy.typing import NDArray
 
 from firstlight.codegen.kernel import Kernel
-from firstlight.ir.core import Op
+from firstlight.ir.core import Module, Op
 from firstlight.ir.registry import TABLE
 from firstlight.passes.capabilities import Capabilities
 from firstlight.runtime.errors import FirstlightError
+from firstlight.runtime.safetensors import Written
 
 API = 1
 Array = NDArray[Any]
@@ -75,6 +76,58 @@ class Tool:
 
 
 @dataclass(frozen=True)
+class Option:
+    """What `compile --option KEY=VALUE` can choose; the first value is the default.
+
+    refused     value -> why it cannot be had; the dry run says so
+    """
+
+    values: Mapping[str, str]
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def default(self) -> str:
+        """The value without --option."""
+        return next(iter(self.values))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of the artifact: which function, how many tokens at most, which logits."""
+
+    name: str
+    function: str
+    tokens: int
+    every_row: bool
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """What `assemble` makes an artifact's code and weights of.
+
+    module      the fused module, B, S and C symbols; `entries` are functions of it
+    context     most tokens of a sequence; states are planned for as many (the manifest's `state`)
+    chunk       most tokens of a prefill call
+    options     the value of each of the target's options
+    model       the manifest's `model`
+    sources     weights by name (`firstlight.codegen.weights.Source`)
+    folder      where the artifact is written
+    progress    called with a stage, and how much of how much is done
+    """
+
+    module: Module
+    entries: Sequence[Entry]
+    context: int
+    chunk: int
+    state: Mapping[str, Any]
+    options: Mapping[str, str]
+    model: Mapping[str, Any]
+    sources: Mapping[str, Any]
+    folder: Path
+    progress: Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
 class Support:
     """How a target has an op: `native`, `generic`, `decomposed` or `missing`, with the reason."""
 
@@ -110,6 +163,12 @@ class Target:
                     (``code/commands.txt``) are what is written.
     emulate         (kernels by symbol, scratch folder) -> Executor, or None if nothing here can
     launcher        entry of the group `firstlight.launchers` that runs the artifact
+    generic         how an op becomes a kernel where no override does, instead of by TIR:
+                    (symbol, op, its module) -> Kernel
+    assemble        for a target that takes whole graphs: writes code and weights of an artifact
+                    itself, and returns what it wrote as weights, by file name. `emit`, `build` and
+                    `emulate` then serve the conformance kit only.
+    options         by name, what `compile --option` can choose; `assemble` is told
     runner          like `build`, and an executable ``firstlight-run`` besides that runs the
                     artifact from its ``program.bin``, without Python; None if there can be none
     tools           the tool chain, found or missing
@@ -127,6 +186,9 @@ class Target:
     launcher: str
     emulate: Callable[[Mapping[str, Kernel], Path], Executor | None] | None = None
     runner: Callable[[Mapping[str, Kernel], Path, int | None], Sequence[Path]] | None = None
+    generic: Callable[[str, Op, Module], Kernel] | None = None
+    assemble: Callable[[Assembly], Mapping[str, Written]] | None = None
+    options: Mapping[str, Option] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
     overrides: Callable[[], Mapping[str, Override]] = dict
     packer: Packer | None = None
@@ -155,6 +217,28 @@ class Target:
         if not re.fullmatch(r"[a-z0-9][a-z0-9+.-]*", self.name):
             self._refuse("has a name that is no word", "it is given on the command line",
                          "lower-case letters, digits, and - . +")
+
+    def chosen(self, given: Mapping[str, str]) -> dict[str, str]:
+        """The value of every option. Raises F409 for one that there is not, or cannot be had."""
+        unknown = sorted(set(given) - set(self.options))
+        if unknown:
+            raise self._no_option(f"has no option {unknown[0]!r}", unknown[0],
+                                  f"its options are: {', '.join(self.options) or 'none'}",
+                                  f"firstlight targets {self.name}")
+        for name, value in given.items():
+            option = self.options[name]
+            if value in option.refused:
+                raise self._no_option(f"cannot do {name}={value}", f"{name}={value}",
+                                      option.refused[value], f"{name}={option.default}")
+            if value not in option.values:
+                raise self._no_option(f"does not know {name}={value}", f"{name}={value}",
+                                      f"its values are: {', '.join(option.values)}",
+                                      f"{name}={option.default}")
+        return {name: given.get(name, option.default) for name, option in self.options.items()}
+
+    def _no_option(self, what: str, where: str, why: str, try_: str) -> FirstlightError:
+        return FirstlightError("F409", f"target '{self.name}' {what}", where=f"--option {where}",
+                               why=why, try_=try_)
 
     @property
     def ops(self) -> dict[str, Support]:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from firstlight.codegen.generic import generic_kernel
 from firstlight.codegen.kernel import Kernel
+from firstlight.codegen.select import make_generic
 from firstlight.codegen.target import Override, Target
 from firstlight.ir.core import Function, Module, Op
 from firstlight.ir.decompose import decompose
@@ -69,7 +69,7 @@ def units(target: Target, cases: Mapping[str, Sequence[Case]]) -> Iterator[Unit]
                 parts = _parts(target, module)
                 if parts is not None:
                     yield _unit(case, shape, "decomposed", parts, module,
-                                partial(_generics, parts))
+                                partial(_generics, target, parts))
                 continue
             if name in overrides:
                 unit = _unit(case, shape, "native", module, module,
@@ -77,7 +77,7 @@ def units(target: Target, cases: Mapping[str, Sequence[Case]]) -> Iterator[Unit]
                 if unit.kernels or unit.problem:
                     yield unit
             yield _unit(case, shape, "generic", module, module,
-                        partial(_generics, module, 1))
+                        partial(_generics, target, module, 1))
 
 
 def _unit(case: Case, shape: str, how: str, module: Module, meaning: Module,
@@ -93,7 +93,7 @@ def again(target: Target, unit: Unit) -> tuple[Kernel, ...]:
     """The kernels of a unit, made anew from the op."""
     if unit.how == "native":
         return _native(target.overrides()[unit.op], unit.shape, unit.module)
-    return _generics(unit.module, len(unit.kernels))
+    return _generics(target, unit.module, len(unit.kernels))
 
 
 def _parts(target: Target, module: Module) -> Module | None:
@@ -110,9 +110,9 @@ def _native(override: Override, shape: str, module: Module) -> tuple[Kernel, ...
     return () if kernel is None else (kernel,)
 
 
-def _generics(module: Module, last: int = 0) -> tuple[Kernel, ...]:
+def _generics(target: Target, module: Module, last: int = 0) -> tuple[Kernel, ...]:
     """A kernel for each op of `main`, or of the `last` of them."""
-    return tuple(generic_kernel(_symbol(op, module, "generic"), op, module)
+    return tuple(make_generic(target, _symbol(op, module, "generic"), op, module)
                  for op in module["main"].ops[-last:])
 
 
