@@ -19,7 +19,6 @@ weight. Nothing checks such a pointer, and the code assumes 64-byte alignment.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -34,17 +33,16 @@ from tvm.tirx.compilation_pipeline import get_tir_pipeline, register_tir_pipelin
 from tvm.tirx.script.builder import ir as tirx_builder
 
 __all__ = [
-    "PrimFunc", "T", "Target", "allocations", "along", "build_object", "build_objects",
-    "compile_module", "device_text", "flat", "flattened", "llvm_target", "named", "prim_func",
-    "replaced", "s_tir", "sequence", "spills", "te", "tirx", "transformed", "tvm", "variables",
-    "versions",
+    "PrimFunc", "T", "Target", "allocations", "along", "build_object",
+    "compile_module", "device_text", "fingerprint", "flat", "flattened", "llvm_target", "named", "prim_func",
+    "replaced", "s_tir", "sequence", "spills", "te", "tensor_load", "tirx", "transformed",
+    "tvm", "variables", "versions",
 ]  # fmt: skip
 
 # Where TVM finds a GPU's driver, its generators would call a compiler, too, and want its packages.
 os.environ["TVM_COMPILE_FORCE_FALLBACK"] = "1"
 
 PrimFunc = tirx.PrimFunc
-PARTS = 4
 named = IRBuilder.name
 """named("x", buffer) gives a buffer the name it is printed with, and returns it."""
 
@@ -202,6 +200,11 @@ def transformed(node: Any, kind: type, change: Callable[[Any], Any]) -> Any:
     return structural_map(node, (kind, change))
 
 
+def tensor_load() -> type:
+    """The kind of an expression that reads an element of a buffer."""
+    return tvm.ir.TensorLoad
+
+
 def allocations(node: Any) -> list[Any]:
     """The `AllocBuffer` statements in a statement."""
     from tvm_ffi import structural_walk
@@ -277,49 +280,11 @@ def build_object(
     return Path(path)
 
 
-def build_objects(
-    prim_funcs: Mapping[str, PrimFunc],
-    target_options: Mapping[str, Any],
-    folder: Path,
-    jobs: int | None = None,
-) -> list[Path]:
-    """Write all kernels as a fixed number of objects, compiled side by side in child processes.
+def fingerprint(func: PrimFunc) -> int:
+    """A hash of what a kernel computes, equal in every process."""
+    from tvm_ffi import structural_hash
 
-    Which kernel goes into which object depends on the names only, so the bytes do not depend on
-    `jobs` (by default one process for each usable core).
-    """
-    names = sorted(prim_funcs)
-    parts = [{n: prim_funcs[n] for n in names[i::PARTS]} for i in range(PARTS)]
-    work = [(part, folder / f"kernels-{i}.o") for i, part in enumerate(parts) if part]
-    jobs = min(jobs or len(os.sched_getaffinity(0)), len(work))
-    if jobs <= 1:
-        return [build_object(part, target_options, path) for part, path in work]
-    # fork: the children inherit the kernels, which cannot be sent, and the imported compiler
-    context = multiprocessing.get_context("fork")
-    children = []
-    for first in range(jobs):
-        child = context.Process(target=_build_share, args=(work[first::jobs], target_options))
-        child.start()
-        children.append(child)
-    try:
-        for child in children:
-            child.join()
-    finally:
-        for child in children:
-            if child.is_alive():
-                child.terminate()
-    codes = [child.exitcode or 0 for child in children]
-    if min(codes) < 0:
-        raise RuntimeError(f"a compiling process was ended by signal {-min(codes)}")
-    if any(codes):     # an exception: one process again, so that it surfaces here
-        return [build_object(part, target_options, path) for part, path in work]
-    return [path for _, path in work]
-
-
-def _build_share(work: Sequence[tuple[dict[str, PrimFunc], Path]], options: Mapping[str, Any]
-                 ) -> None:
-    for part, path in work:
-        build_object(part, options, path)
+    return int(structural_hash(func))
 
 
 def spills(

@@ -8,6 +8,8 @@ engine makes one `Context` per session. A plug-in brings its own through the ent
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
+from pkgutil import iter_modules
 from typing import Protocol, cast
 
 import numpy as np
@@ -17,7 +19,7 @@ from firstlight.runtime.errors import FirstlightError
 from firstlight.runtime.manifest import Manifest
 from firstlight.runtime.program import Program
 
-_BUILT_IN = {"cpu": "firstlight.runtime.launchers.cpu"}
+_BUILT_IN = "firstlight.runtime.launchers"
 
 
 class Context(Protocol):
@@ -35,8 +37,11 @@ class Context(Protocol):
         FirstlightError F611 if a kernel fails; the state is then undefined.
         """
 
-    def state(self, offset: int, nbytes: int) -> npt.NDArray[np.uint8]:
-        """The bytes of a part of the state block: a view that may be read and written."""
+    def read_state(self, offset: int, nbytes: int) -> npt.NDArray[np.uint8]:
+        """The bytes of a part of the state block: to be read before anything else happens."""
+
+    def write_state(self, offset: int, data: npt.NDArray[np.uint8]) -> None:
+        """Replace the bytes of the state block from ``offset`` on."""
 
 
 class Engine(Protocol):
@@ -74,9 +79,10 @@ def find_launcher(name: str) -> Launcher:
 
     for point in entry_points(group="firstlight.launchers", name=name):
         return cast(Launcher, point.load())
-    if name in _BUILT_IN:
-        return cast(Launcher, importlib.import_module(_BUILT_IN[name]))
-    known = sorted({*_BUILT_IN, *(p.name for p in entry_points(group="firstlight.launchers"))})
+    ours = {module.name for module in iter_modules([str(Path(__file__).parent / "launchers")])}
+    if name in ours:
+        return cast(Launcher, importlib.import_module(f"{_BUILT_IN}.{name}"))
+    known = sorted({*ours, *(p.name for p in entry_points(group="firstlight.launchers"))})
     raise FirstlightError(
         "F511",
         f"there is no launcher {name!r}",

@@ -24,21 +24,18 @@ _SCHEMA = "1"
 def used_state(
     manifest: Manifest, context: Context, position: int
 ) -> Iterator[tuple[StateTensor, npt.NDArray[np.float32]]]:
-    """The state tensors of a sequence and views [used rows, width] of what it has written."""
+    """The state tensors of a sequence and what it has written of each, [used rows, width]."""
     for tensor in manifest.state:
         rows = tensor.used_rows(position)
-        raw = context.state(tensor.offset, rows * tensor.width * 4)
+        raw = context.read_state(tensor.offset, rows * tensor.width * 4)
         yield tensor, raw.view(np.float32).reshape(rows, tensor.width)
 
 
 def copy_state(manifest: Manifest, source: Context, target: Context) -> None:
     """Make a fresh context continue where another stands; only used rows are touched."""
     position = source.position
-    pairs = zip(
-        used_state(manifest, source, position), used_state(manifest, target, position), strict=True
-    )
-    for (_, there), (_, here) in pairs:
-        here[...] = there
+    for tensor, rows in used_state(manifest, source, position):
+        target.write_state(tensor.offset, rows.reshape(-1).view(np.uint8))
     target.position = position
 
 
@@ -107,12 +104,13 @@ def read_snapshot(path: Path, manifest: Manifest, context: Context) -> None:
     if not 0 <= position <= manifest.context:
         raise _damaged(path, f"its position {meta.get('position')!r} is out of range")
     digest = hashlib.sha256(str(position).encode())
-    for tensor, rows in used_state(manifest, context, position):
-        info = file.tensors.get(tensor.name)
-        if info is None or info.dtype != "F32" or info.shape != rows.shape:
+    for tensor in manifest.state:
+        info, shape = file.tensors.get(tensor.name), (tensor.used_rows(position), tensor.width)
+        if info is None or info.dtype != "F32" or info.shape != shape:
             raise _damaged(path, f"tensor {tensor.name} is missing or of another shape")
-        rows[...] = file.array(info)
-        digest.update(rows.reshape(-1).view(np.uint8).data)
+        data = np.ascontiguousarray(file.array(info)).reshape(-1).view(np.uint8)
+        context.write_state(tensor.offset, data)
+        digest.update(data.data)
     if digest.hexdigest() != meta.get("sha256"):
         raise _damaged(path, "its contents do not match its own sha256")
     context.position = position

@@ -119,7 +119,7 @@ class Tracer:
         state: StateTensor | None = self._states.get(result.word)
         if state is not None:
             rows = state.used_rows(end)
-            values = context.state(state.offset, 4 * state.width * rows).view(np.float32)
+            values = context.read_state(state.offset, 4 * state.width * rows).view(np.float32)
             return values.reshape(rows, state.width).copy()
         dtype, shape = _DTYPES[result.dtype], tuple(_size(d, count) for d in result.shape)
         nbytes = dtype.itemsize * int(np.prod(shape, dtype=np.int64))

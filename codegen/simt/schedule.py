@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from firstlight.codegen.kernel import Kernel
+from firstlight.codegen.simt.halves import without_halves
 from firstlight.codegen.simt.memory import Workspace, bytes_of, own, rehoused
 from firstlight.codegen.simt.sizes import Size, combine, expression, size_of
 from firstlight.codegen.simt.spatial import PARALLEL, SERIAL, spread
@@ -88,7 +89,7 @@ def scheduled(kernel: Kernel, capabilities: Capabilities) -> Scheduled:
 class _Scheduler:
     def __init__(self, kernel: Kernel, threads: Threads) -> None:
         self.name, self.threads = kernel.name, threads
-        self.func = flat(spread(kernel.func))
+        self.func = without_halves(flat(spread(kernel.func)))
         *self.pointers, self.tokens = self.func.params
         self.workspace = Workspace(self.tokens)
         self.phases: list[Phase] = []

@@ -133,9 +133,13 @@ class CpuContext:
     def position(self, value: int) -> None:
         self._scalars[_POSITION_SLOT] = value
 
-    def state(self, offset: int, nbytes: int) -> npt.NDArray[np.uint8]:
+    def read_state(self, offset: int, nbytes: int) -> npt.NDArray[np.uint8]:
         """A view of a part of the state block."""
         return self._state[offset : offset + nbytes]
+
+    def write_state(self, offset: int, data: npt.NDArray[np.uint8]) -> None:
+        """Replace a part of the state block."""
+        self._state[offset : offset + data.size] = data
 
     def run(
         self, entry: str, tokens: npt.NDArray[np.int32], logits: npt.NDArray[np.float32]
