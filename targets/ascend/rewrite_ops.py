@@ -30,7 +30,7 @@ class Refused(FirstlightError):
                          try_="add the op to targets/ascend/rewrite_hivm.py or rewrite_upstream.py")
 
 
-@dataclass
+@dataclass(eq=False)
 class Op:
     """One op: its results, dotted name, text without attribute dictionary, and its regions.
 
