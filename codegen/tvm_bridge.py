@@ -33,8 +33,8 @@ from tvm.tirx.compilation_pipeline import get_tir_pipeline, register_tir_pipelin
 from tvm.tirx.script.builder import ir as tirx_builder
 
 __all__ = [
-    "PrimFunc", "T", "Target", "allocations", "along", "build_object",
-    "compile_module", "device_text", "fingerprint", "flat", "flattened", "llvm_target", "named", "prim_func",
+    "PrimFunc", "T", "Target", "allocations", "along", "build_object", "compile_module",
+    "device_text", "fingerprint", "flat", "flattened", "llvm_target", "named", "prim_func",
     "replaced", "s_tir", "sequence", "spills", "te", "tensor_load", "tirx", "transformed",
     "tvm", "variables", "versions",
 ]  # fmt: skip

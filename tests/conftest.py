@@ -9,6 +9,9 @@ import pytest
 # Before any BLAS starts: the machines this runs on have few cores, and they are shared.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# What is compiled here is compiled: nothing comes from an earlier run.
+os.environ["FIRSTLIGHT_CACHE"] = "off"
+
 # A job that a script put into the background starts with Ctrl+C ignored, and so do its children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -65,7 +65,7 @@ class Code:
 
     def _objects(self, kernels: Mapping[str, Kernel], folder: Path,
                  jobs: int | None) -> Sequence[Path]:
-        from firstlight.codegen.tvm_bridge import build_objects
+        from firstlight.codegen.objects import build_objects
 
         functions = {name: kernel.func for name, kernel in kernels.items()}
         return build_objects(functions, self.options, folder, jobs)
