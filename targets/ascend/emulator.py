@@ -50,7 +50,7 @@ def evaluate(size: Any, tokens: int) -> int:
     if size == "S":
         return tokens
     op, a, b = size[0], evaluate(size[1], tokens), evaluate(size[2], tokens)
-    return {"add": a + b, "mul": a * b, "ceildiv": -(-a // b) if b else 0,
+    return {"add": a + b, "sub": a - b, "mul": a * b, "ceildiv": -(-a // b) if b else 0,
             "floordiv": a // b if b else 0, "max": max(a, b), "min": min(a, b)}[op]
 
 
@@ -62,17 +62,17 @@ class Emulator:
         chip: the compiler's name of the chip.
 
     `beliefs` has, by symbol, what a kernel's result takes on trust about the chip: of such a kernel
-    an agreement shows what we believe, and no more. `refused` has the errors (F471, F472) of
+    an agreement shows what we believe, and no more. `refused` has the errors (F471 to F475) of
     kernels that could not be lowered or read; to run one raises it.
     """
 
     def __init__(self, texts: Mapping[str, tuple[str, Record]], chip: str = CHIP) -> None:
         self._shims = shims()
         self._records = {symbol: record for symbol, (_, record) in texts.items()}
-        distinct = sorted({text for text, _ in texts.values()})
+        distinct = {text: symbol for symbol, (text, _) in texts.items()}
         with ThreadPoolExecutor(PROCESSES) as pool:
-            made = dict(zip(distinct, pool.map(lambda text: _try(text, chip), distinct),
-                            strict=True))
+            made = dict(zip(distinct, pool.map(lambda text: _try(text, chip, distinct[text]),
+                                               distinct), strict=True))
         found = {symbol: made[text] for symbol, (text, _) in texts.items()}
         self._built = {symbol: b for symbol, b in found.items() if isinstance(b, Built)}
         self.refused = {symbol: b for symbol, b in found.items() if not isinstance(b, Built)}
@@ -129,9 +129,9 @@ def emulate(texts: Mapping[str, tuple[str, Record]], folder: Path,
     return None if lacking() else Emulator(texts, chip)
 
 
-def _try(text: str, chip: str) -> Built | FirstlightError:
+def _try(text: str, chip: str, where: str) -> Built | FirstlightError:
     try:
-        return build(text, chip)
+        return build(text, chip, where)
     except FirstlightError as error:
         return error
 

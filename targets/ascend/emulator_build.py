@@ -1,8 +1,8 @@
 """From a kernel's MLIR to a shared object of this machine, by way of the chip's own compiler.
 
 The chip's compiler lowers the text and prints it before its last conversion; `rewrite` turns that
-into upstream MLIR, and LLVM's tools make code of it. What was built is kept in a cache folder
-(``$FIRSTLIGHT_CACHE``, else ``~/.cache/firstlight``), under a hash of everything it is made from.
+into upstream MLIR, and LLVM's tools make code of it. What was built is kept in the compiler's cache
+folder, under a hash of everything it is made from.
 """
 
 from __future__ import annotations
@@ -10,10 +10,8 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
-import importlib.util
 import json
 import os
-import re
 import shutil
 import subprocess
 import tempfile
@@ -23,14 +21,10 @@ from pathlib import Path
 
 from firstlight.codegen.target import Tool
 from firstlight.runtime.errors import FirstlightError
+from firstlight.targets.ascend.compiler import cache, compiler, lower
 from firstlight.targets.ascend.rewrite import Entry, Module, rewrite
 
 HERE = Path(__file__).parent
-LAST = "convert-vector-to-hivmave"
-FLAGS = ("-enable-hfusion-compile=true", "-enable-hivm-compile=true",
-         "--enable-triton-kernel-compile=true", "--disable-ffts", "--enable-auto-multi-buffer=true")
-DUMP = (f"--mlir-print-ir-before={LAST}", "--mlir-print-ir-module-scope",
-        "--mlir-disable-threading", "--enable-tuning-mode")
 PASSES = ("--lower-affine", "--canonicalize", "--convert-vector-to-scf",
           "--expand-strided-metadata", "--lower-affine", "--convert-scf-to-cf",
           "--arith-expand=include-bf16=true", "--convert-vector-to-llvm",
@@ -39,7 +33,6 @@ PASSES = ("--lower-affine", "--canonicalize", "--convert-vector-to-scf",
           "--convert-cf-to-llvm", "--reconcile-unrealized-casts")
 CLANG = ("clang++-19", "-w", "-O1", "-fPIC", "-shared", "-march=native", "-Wl,-Bsymbolic")
 SECONDS = 120
-HEAD = re.compile(r"^// -----// IR Dump Before .*//----- //.*$", re.M)
 
 
 @dataclass(frozen=True)
@@ -49,15 +42,6 @@ class Built:
     path: Path
     entries: tuple[Entry, ...]
     beliefs: tuple[str, ...]
-
-
-def compiler() -> str | None:
-    """The chip's compiler, from its Python package, if it is installed."""
-    found = importlib.util.find_spec("ascendnpuir")
-    if found is None or not found.submodule_search_locations:
-        return None
-    path = Path(found.submodule_search_locations[0]) / "bin" / "bishengir-compile-a5"
-    return str(path) if path.exists() else None
 
 
 def tools() -> list[Tool]:
@@ -72,45 +56,16 @@ def lacking() -> list[str]:
         [] if compiler() else ["bishengir-compile-a5"])
 
 
-def cache() -> Path:
-    """The folder of what was built."""
-    root = os.environ.get("FIRSTLIGHT_CACHE") or Path(
-        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "firstlight"
-    folder = Path(root) / "ascend"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def build(text: str, chip: str, where: str) -> Built:
+    """A kernel's MLIR as a shared object; `where` names it in errors.
 
-
-def snapshot(text: str, chip: str) -> str:
-    """The module as the chip's compiler has it before its last conversion.
-
-    Args:
-        text: MLIR in the form the compiler takes.
-        chip: e.g. "Ascend950PR_9589".
-
-    Raises F472 with the compiler's first complaint.
+    Raises what `lower` raises, F471 for lowered code that is unknown, and F472 for a tool.
     """
-    binary = compiler()
-    assert binary is not None, "ask lacking() first"
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "kernel.mlir")
-        source.write_text(text)
-        said = _run([binary, str(source), f"--target={chip}", *FLAGS, *DUMP, "-o",
-                     str(source.with_suffix(".o"))], check=False).stderr
-    parts = HEAD.split(said)
-    if len(parts) < 2:
-        raise _failed("the chip's compiler", said)
-    module = parts[-1]
-    return module[: module.rindex("\n}\n") + 3].lstrip("\n")
-
-
-def build(text: str, chip: str) -> Built:
-    """A kernel's MLIR as a shared object. Raises F471 for unknown lowered code, F472 for tools."""
-    key = hashlib.sha256("\0".join([text, chip, str(FLAGS), _made_by()]).encode()).hexdigest()
+    key = hashlib.sha256("\0".join([text, chip, _made_by()]).encode()).hexdigest()
     path = cache() / f"{key[:40]}.so"
     record = path.with_suffix(".json")
     if not (path.exists() and record.exists()):
-        module = rewrite(snapshot(text, chip))
+        module = rewrite(lower(text, chip, where).snapshot)
         _compile(module, path)
         _put(record, json.dumps({"entries": [[e.name, e.core, e.arguments]
                                              for e in module.entries],
@@ -137,12 +92,12 @@ def shims() -> ctypes.CDLL:
 def _made_by() -> str:
     """Hash of what turns a text into code: these files, the compiler, the machine's CPU."""
     digest = hashlib.sha256()
-    for path in sorted([*HERE.glob("rewrite*.py"), *HERE.glob("emulator*.*")]):
+    for path in sorted([HERE / "compiler.py", *HERE.glob("rewrite*.py"),
+                        *HERE.glob("emulator*.*")]):
         digest.update(path.read_bytes())
-    for name in (compiler(), "clang++-19"):
-        if found := shutil.which(name or ""):
-            stat = os.stat(found)
-            digest.update(f"{found} {stat.st_size} {stat.st_mtime_ns}".encode())
+    for found in filter(None, (compiler(), shutil.which("clang++-19"))):
+        stat = os.stat(found)
+        digest.update(f"{found} {stat.st_size} {stat.st_mtime_ns}".encode())
     cpu = Path("/proc/cpuinfo")
     if cpu.exists():
         digest.update(next((line for line in cpu.read_text().splitlines()
@@ -188,14 +143,13 @@ def _put(path: Path, data: bytes) -> None:
     os.replace(file.name, path)
 
 
-def _run(command: Sequence[str], check: bool = True) -> subprocess.CompletedProcess[str]:
+def _run(command: Sequence[str]) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
     except subprocess.TimeoutExpired:
         raise _failed(Path(command[0]).name, f"not done after {SECONDS} s") from None
-    if check and done.returncode:
+    if done.returncode:
         raise _failed(Path(command[0]).name, done.stderr or f"status {done.returncode}")
-    return done
 
 
 def _failed(who: str, said: str) -> FirstlightError:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from firstlight.targets.ascend.compiler import lower
 from firstlight.targets.ascend.emulator import CHIP
-from firstlight.targets.ascend.emulator_build import lacking, snapshot
+from firstlight.targets.ascend.emulator_build import lacking
 from firstlight.targets.ascend.hazards import check
 from firstlight.targets.ascend.hazards_faults import seeded, summary
 from support.ascend_kernels import CASES
@@ -175,6 +176,6 @@ def test_a_flag_whose_number_is_counted():
                     "pip install 'firstlight[ascend]'")
 @pytest.mark.parametrize("name", CASES)
 def test_what_the_compiler_plans_now_is_clean(name):
-    lowered = snapshot(CASES[name].text, CHIP)
+    lowered = lower(CASES[name].text, CHIP, name).snapshot
     assert check(lowered) == []
     assert name not in KERNELS or lowered == KERNELS[name]
