@@ -1,0 +1,106 @@
+"""Kernels as sources: a module of MLIR for each launch, and how they are launched."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from firstlight.codegen.kernel import Kernel
+from firstlight.codegen.target import Source
+from firstlight.targets.ascend.functions import ALIGN, CORES, Emitter, Function
+from firstlight.targets.ascend.nests import Program, program
+from firstlight.targets.ascend.nodes import Node, const, make
+
+BUDGETS = (4096, 2048, 1024, 512, 256, 128)
+"""Most elements of a tile; the next one is tried where a kernel's tiles do not fit the chip."""
+ENTRY = "entry"
+OPS = {"add": "add", "mul": "mul", "floordiv": "floordiv", "max": "max", "min": "min"}
+
+
+@dataclass(frozen=True)
+class Module:
+    """The text of one launch. Equal texts have one name, whatever kernel they are of."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """A kernel's modules, and its row of ``launch.json``."""
+
+    modules: tuple[Module, ...]
+    record: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+def emitted(kernel: Kernel, accept: Callable[[Module], str] | None = None) -> Emitted:
+    """Write a kernel's functions.
+
+    Args:
+        accept: says why a module is too large for the chip, or "": a smaller tile is tried then.
+            Without it the first tile is taken, and nothing but the kernel decides the text.
+    """
+    steps = program(kernel)
+    modules, launches, notes = [], [], []
+    for i in range(len(steps.steps)):
+        function, module = _function(steps, i, BUDGETS[0])
+        for budget in BUDGETS[1:]:
+            why = accept(module) if accept else ""
+            if not why:
+                break
+            notes.append(f"{kernel.name}: {why}; a tile of {budget} elements is taken")
+            function, module = _function(steps, i, budget)
+        modules.append(module)
+        launches.append({"entry": module.name, "module": 0, "grid": [_blocks(function.rounds)],
+                         "group": [1], "shared": 0, "args": [*function.arguments, "S"]})
+    workspace = _size(make("mul", "int32", Emitter(steps, BUDGETS[0]).end, const(ALIGN)))
+    record = {"pointers": len(steps.pointers), "workspace": workspace, "launches": launches}
+    return Emitted(tuple(modules), record, tuple(notes))
+
+
+def _function(steps: Program, number: int, budget: int) -> tuple[Function, Module]:
+    function = Emitter(steps, budget).function(ENTRY, steps.steps[number])
+    kind = getattr(steps.steps[number], "name", "repeat")
+    name = f"{kind}_{hashlib.sha256(function.text.encode()).hexdigest()[:12]}"
+    text = function.text.replace(f"@{ENTRY}(", f"@{name}(", 1)
+    return function, Module(name, f"module {{\n{text}}}\n")
+
+
+def source(kernel: Kernel) -> Source:
+    """A kernel as the target contract wants it."""
+    made = emitted(kernel)
+    files = {f"mlir/{m.name}.mlir": m.text.encode() for m in made.modules}
+    used = max((_tile_bytes(m.text) for m in made.modules), default=0)
+    return Source(files, made.modules[0].name if made.modules else kernel.name, made.record,
+                  {"ub_bytes": used})
+
+
+def _tile_bytes(text: str) -> int:
+    """Bytes of the largest tile that is read; what else there is, the chip's compiler plans."""
+    widths = {"f32": 4, "i32": 4, "i8": 1, "i16": 2, "f16": 2, "i64": 8, "bf16": 2}
+    most = 0
+    for sizes, element in re.findall(r"memref\.alloc\(\) : memref<([\dx]+)x([a-z]+\d+)>", text):
+        count = widths[element]
+        for size in sizes.split("x"):
+            count *= int(size)
+        most = max(most, count)
+    return most
+
+
+def _blocks(rounds: Node) -> Any:
+    """How many blocks are launched: no more than have something to do, no more than cores."""
+    return _size(make("min", "int32", rounds, const(CORES)))
+
+
+def _size(node: Node) -> Any:
+    """A size of ``launch.json``."""
+    if node.number is not None:
+        return node.number
+    if node.op == "var":
+        return "S"
+    a, b = (_size(x) for x in node.args)
+    return ["sub", a, b] if node.op == "sub" else [OPS[node.op], a, b]
