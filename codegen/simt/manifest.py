@@ -10,9 +10,10 @@ from firstlight.codegen.simt.schedule import Scheduled
 
 
 def write_launches(code: Path, kernels: Iterable[Scheduled], modules: Sequence[str]) -> Path:
-    """Write the launches of kernels that all lie in the first of `modules`, files of `code`."""
+    """Write the launches of kernels, which are dealt out to `modules`, files of `code`, in turn."""
     document = {"schema": 1, "modules": list(modules),
-                "kernels": {kernel.name: kernel.record() for kernel in kernels}}
+                "kernels": {kernel.name: kernel.record(i % len(modules))
+                            for i, kernel in enumerate(kernels)}}
     path = code / "launch.json"
     path.write_text(json.dumps(document, sort_keys=True, separators=(",", ":")) + "\n")
     return path

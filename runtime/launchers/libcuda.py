@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -143,15 +142,15 @@ class LibcudaQueue:
     def write(self, memory: Memory, offset: int, data: Bytes) -> None:
         """Copy to the device."""
         with self.device.current() as call:
-            call("cuMemcpyHtoDAsync_v2", ctypes.c_void_p(memory.address + offset),
-                 ctypes.c_void_p(data.ctypes.data), ctypes.c_size_t(data.size), self.stream)  # fmt: skip
+            call("cuMemcpyHtoDAsync_v2", _address(memory, offset),
+                 ctypes.c_void_p(data.ctypes.data), ctypes.c_size_t(data.size), self.stream)
 
     def read(self, memory: Memory, offset: int, out: Bytes) -> None:
         """Copy from the device after all that was given before; the one wait of a token."""
         with self.device.current() as call:
             to = self._staging(out.size) if out.size <= STAGED else out
             call("cuMemcpyDtoHAsync_v2", ctypes.c_void_p(to.ctypes.data),
-                 ctypes.c_void_p(memory.address + offset), ctypes.c_size_t(out.size), self.stream)  # fmt: skip
+                 _address(memory, offset), ctypes.c_size_t(out.size), self.stream)
             call("cuStreamSynchronize", self.stream)
             if to is not out:
                 out[:] = to[: out.size]
@@ -206,13 +205,17 @@ class LibcudaQueue:
         self.device.api("cuLaunchKernel", function.handle, *grid, *group, call.shared, self.stream,
                         None, extra)  # fmt: skip
 
-    def _staging(self, nbytes: int) -> Any:
+    def _staging(self, nbytes: int) -> Bytes:
         if self._stage is None or self._stage.size < nbytes:
             address = self.device.api.handle("cuMemAllocHost_v2", ctypes.c_size_t(nbytes))
             raw = (ctypes.c_uint8 * nbytes).from_address(int(address.value or 0))
             self.device.own(raw, "cuMemFreeHost", address)
-            self._stage = np.frombuffer(raw, np.uint8)
+            self._stage = np.ctypeslib.as_array(raw)
         return self._stage
+
+
+def _address(memory: Memory, offset: int) -> ctypes.c_void_p:
+    return ctypes.c_void_p(memory.address + offset)
 
 
 def _packed(args: Sequence[Pointer | int]) -> tuple[bytes, tuple[int, ...]]:
