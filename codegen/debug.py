@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from firstlight.codegen.signature import spelled
 from firstlight.ir.core import Value
-from firstlight.ir.dims import Dim, Size
 from firstlight.ir.types import StateType
 from firstlight.passes.plan_memory import Place, Plan
 
@@ -47,11 +47,5 @@ class DebugTable:
     def _type(self, value: Value) -> list[int]:
         if isinstance(value.type, StateType):
             return []
-        row = [value.type.dtype, [_spelled(d) for d in value.type.shape]]
+        row = [value.type.dtype, [spelled(d) for d in value.type.shape]]
         return [self._types.setdefault(str(row), (len(self._types), row))[0]]
-
-
-def _spelled(size: Size) -> Any:
-    if not isinstance(size, Dim):
-        return size
-    return size.head if size.base is None else [size.head, _spelled(size.base), size.amount]

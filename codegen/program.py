@@ -8,6 +8,7 @@ from typing import Any
 
 from firstlight.codegen.debug import DebugTable
 from firstlight.codegen.select import KernelSet
+from firstlight.codegen.signature import signature
 from firstlight.codegen.target import Entry
 from firstlight.ir.core import Module
 from firstlight.ir.types import CODECS, StateType, TensorType
@@ -44,6 +45,7 @@ class ProgramWriter:
     stored: dict[Stored, None] = field(default_factory=dict)
     _pointers: dict[tuple[str, str], int] = field(default_factory=dict)
     _symbols: dict[str, int] = field(default_factory=dict)
+    _signatures: list[list[Any]] = field(default_factory=list)
     _entries: dict[str, Any] = field(default_factory=dict)
     _debug: DebugTable = field(default_factory=DebugTable)
     arena_bytes: int = 0
@@ -67,7 +69,8 @@ class ProgramWriter:
     def document(self) -> dict[str, Any]:
         """The content of program.json."""
         return {"schema": 1, "arena_bytes": self.arena_bytes, "kernels": list(self._symbols),
-                "weights": [list(p) for p in self._pointers], "entries": self._entries}
+                "signatures": self._signatures, "weights": [list(p) for p in self._pointers],
+                "entries": self._entries}
 
     def debug(self) -> dict[str, Any]:
         """The content of debug.json."""
@@ -86,7 +89,10 @@ class ProgramWriter:
         words += [self._word(place) for place, value in zip(step.results, step.op.results,
                                                             strict=True)
                   if not isinstance(value.type, StateType)]
-        return [self._symbols.setdefault(kernel.name, len(self._symbols)), [*words, "t"]]
+        if kernel.name not in self._symbols:
+            self._symbols[kernel.name] = len(self._symbols)
+            self._signatures.append(signature(step.op, kernel, self.kernels.target.packer))
+        return [self._symbols[kernel.name], [*words, "t"]]
 
     def _word(self, place: Place) -> str:
         if place.kind == "state":

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from firstlight.codegen.program import Stored
-from firstlight.codegen.target import ArraySpec, Packer
+from firstlight.codegen.signature import packed_specs
+from firstlight.codegen.target import Packer
 from firstlight.ir.types import CODECS
 from firstlight.runtime.safetensors import SafetensorsWriter, TensorPlan, Written
 
@@ -75,17 +76,6 @@ def _plan(item: Stored, sources: Mapping[str, Source], constants: Mapping[str, A
     if scales is not None:
         plans.append(TensorPlan(f"{item.name}.scales", DTYPES[scales[1]], scales[0]))
     return plans
-
-
-def packed_specs(layout: str, codec: str, shape: Sequence[int],
-                 packer: Packer | None) -> tuple[ArraySpec, ArraySpec | None]:
-    """Shapes and dtypes of a stored weight, without reading it."""
-    if layout:
-        assert packer is not None
-        return packer.shapes(layout, codec, shape)
-    form = CODECS[codec]
-    codes = (*shape[:-1], shape[-1] // form.dense) if shape else ()
-    return (codes, form.codes), ((form.grid(shape), form.scales) if form.scales else None)
 
 
 def _write(out: SafetensorsWriter, item: Stored, plan: list[TensorPlan],

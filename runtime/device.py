@@ -17,10 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from firstlight.runtime.errors import FirstlightError
-from firstlight.runtime.launches import COUNT, WORKSPACE, Launch, read_launches, value
+from firstlight.runtime.launches import WORKSPACE, Launch, read_launches
 from firstlight.runtime.manifest import Manifest, malformed
 from firstlight.runtime.program import ARENA, STATE, WEIGHT, Program
 from firstlight.runtime.safetensors import SafetensorsFile
+from firstlight.runtime.sizes import COUNT, value
 
 Memory = Any
 """A driver's handle of memory on the device."""

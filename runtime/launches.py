@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,17 +11,10 @@ import numpy as np
 
 from firstlight.runtime.manifest import Manifest, malformed
 from firstlight.runtime.program import ARENA, STATE, TOKENS, WEIGHT, Program
+from firstlight.runtime.sizes import COUNT, MOST, Size, value
 
 FILE = "code/launch.json"
-WORKSPACE, COUNT = "w", "S"
-Size = Any
-"""int | "S" | [op, Size, Size]: a number of bytes or groups that may depend on the tokens S."""
-
-_MOST = 1 << 48
-_OPERATIONS: dict[str, Callable[[int, int], int]] = {
-    "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b,
-    "ceildiv": lambda a, b: -(-a // b), "floordiv": lambda a, b: a // b, "max": max, "min": min,
-}  # fmt: skip
+WORKSPACE = "w"
 
 
 @dataclass(frozen=True)
@@ -58,14 +51,6 @@ class LaunchTable:
                        for launch in kernel.launches if launch.module == module})  # fmt: skip
 
 
-def value(size: Size, tokens: int) -> int:
-    """The number that a size is for S = tokens. Raises ValueError below 0 or beyond all sense."""
-    number = _value(size, tokens)
-    if not 0 <= number < _MOST:
-        raise ValueError(f"a size of {number} for {tokens} tokens")
-    return number
-
-
 def read_launches(manifest: Manifest, program: Program) -> LaunchTable:
     """Read ``launch.json`` and hold it against the program that uses its kernels.
 
@@ -91,15 +76,6 @@ def table_of(document: Mapping[str, Any]) -> LaunchTable:
     kernels = {name: _kernel(name, record, len(modules))
                for name, record in document["kernels"].items()}  # fmt: skip
     return LaunchTable(modules, kernels)
-
-
-def _value(size: Size, tokens: int) -> int:
-    if size == COUNT:
-        return tokens
-    if type(size) is int:
-        return size
-    operation, a, b = size
-    return _OPERATIONS[operation](_value(a, tokens), _value(b, tokens))
 
 
 def _kernel(name: str, record: Mapping[str, Any], modules: int) -> KernelLaunches:
@@ -146,6 +122,6 @@ def _list(values: Any, kind: type) -> list[Any]:
 
 
 def _number(number: Any, least: int = 1) -> int:
-    if type(number) is not int or not least <= number < _MOST:
+    if type(number) is not int or not least <= number < MOST:
         raise ValueError(f"{number!r} is no number from {least}")
     return number

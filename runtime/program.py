@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from firstlight.runtime.manifest import Manifest, malformed
+from firstlight.runtime.sizes import Size, value
 
 ARENA, WEIGHT, STATE, INTEGER, TOKENS = (ord(c) for c in "awsit")
 """The spaces an argument word may point into; TOKENS is the number of tokens of the call."""
@@ -43,12 +44,18 @@ class Entry:
 
 @dataclass(frozen=True)
 class Program:
-    """All entries of an artifact and the tables their words refer to."""
+    """All entries of an artifact and the tables their words refer to.
+
+    ``signatures`` has for each kernel what lies behind its words: a number of bytes for a pointer,
+    "i" for an integer, "t" for the number of tokens. Programs written before there were any have
+    none.
+    """
 
     arena_bytes: int
     kernels: tuple[str, ...]
     weights: tuple[tuple[str, str], ...]
     entries: Mapping[str, Entry]
+    signatures: tuple[tuple[Size, ...], ...] = ()
 
 
 def read_program(manifest: Manifest) -> Program:
@@ -81,9 +88,15 @@ def _from_document(document: dict[str, Any], manifest: Manifest) -> Program:
             raise ValueError(f"entry {name} calls a kernel that is not listed")
         _check_ends(entry, arena_bytes, manifest.vocab_size)
     _check_arity(entries.values())
+    signatures = tuple(tuple(sizes) for sizes in document.get("signatures", ()))
+    if signatures:
+        if len(signatures) != len(kernels):
+            raise ValueError(f"there are {len(signatures)} signatures of {len(kernels)} kernels")
+        for entry in entries.values():
+            _check_signatures(entry, kernels, signatures, limits)
     if not {"decode", "prefill"} & set(entries):
         raise ValueError("there is neither a decode nor a prefill entry")
-    return Program(arena_bytes, kernels, weights, entries)
+    return Program(arena_bytes, kernels, weights, entries, signatures)
 
 
 def _entry(name: str, record: dict[str, Any], vocab_size: int) -> Entry:
@@ -120,6 +133,46 @@ def _check_arity(entries: Iterable[Entry]) -> None:
         for kernel, count in zip(entry.kernel.tolist(), entry.count.tolist(), strict=True):
             if not count or arity.setdefault(kernel, count) != count:
                 raise ValueError(f"entry {entry.name} calls kernel {kernel} with {count} words")
+
+
+def _check_signatures(entry: Entry, kernels: tuple[str, ...],
+                      signatures: tuple[tuple[Size, ...], ...],
+                      limits: Mapping[int, int]) -> None:  # fmt: skip
+    """Each step has the words its kernel takes, and what they point to lies inside its block."""
+    if not entry.kernel.size:
+        return
+    kinds, ends = {}, {}
+    for index in np.unique(entry.kernel).tolist():
+        sizes = signatures[index]
+        plain = [0 if size in ("i", "t") else value(size, entry.max_tokens) for size in sizes]
+        ends[index] = np.array(plain, np.int64)
+        kinds[index] = "".join(size if size in ("i", "t") else "p" for size in sizes)
+    called = entry.kernel.tolist()
+    counts = np.array([len(kinds[index]) for index in called], np.int64)
+    _refuse_step(entry, kernels, counts != entry.count, "is called with words too many or too few")
+    given = entry.space.tobytes().translate(bytes.maketrans(b"aws", b"ppp"))
+    taken = "".join(kinds[index] for index in called).encode()
+    if given != taken:
+        wrong = np.frombuffer(given, np.uint8) != np.frombuffer(taken, np.uint8)
+        _refuse_word(entry, kernels, wrong, "is called with words of another kind")
+    end = entry.value + np.concatenate([ends[index] for index in called])
+    for space, name in ((ARENA, "arena"), (STATE, "state")):
+        beyond = (entry.space == space) & (end > limits[space])
+        _refuse_word(entry, kernels, beyond, f"reaches beyond the end of the {name}")
+
+
+def _refuse_word(entry: Entry, kernels: tuple[str, ...], wrong: npt.NDArray[np.bool_],
+                 what: str) -> None:  # fmt: skip
+    if wrong.any():
+        _refuse_step(entry, kernels, np.logical_or.reduceat(wrong, entry.first), what)
+
+
+def _refuse_step(entry: Entry, kernels: tuple[str, ...], wrong: npt.NDArray[np.bool_],
+                 what: str) -> None:  # fmt: skip
+    if wrong.any():
+        step = int(np.flatnonzero(wrong)[0])
+        kernel = kernels[int(entry.kernel[step])]
+        raise ValueError(f"step {step} of entry {entry.name}: {kernel} {what}")
 
 
 def _check_ends(entry: Entry, arena_bytes: int, vocab_size: int) -> None:

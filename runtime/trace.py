@@ -20,14 +20,13 @@ from firstlight.runtime.manifest import Manifest, StateTensor, malformed
 from firstlight.runtime.model import Model
 from firstlight.runtime.program import ARENA, STATE, Entry
 from firstlight.runtime.session import Session
+from firstlight.runtime.sizes import value
 from firstlight.runtime.tokens import token_array
 
 RETURN = "return"
 """The op of a row that is no step but the end of a function."""
 
 _DTYPES = {"f32": np.dtype("<f4"), "i32": np.dtype("<i4"), "bool": np.dtype("?")}
-_SIZES = {"add": lambda a, b: a + b, "ceildiv": lambda a, b: -(-a // b),
-          "floordiv": lambda a, b: a // b}  # fmt: skip
 Array = npt.NDArray[Any]
 
 
@@ -121,7 +120,7 @@ class Tracer:
             rows = state.used_rows(end)
             values = context.read_state(state.offset, 4 * state.width * rows).view(np.float32)
             return values.reshape(rows, state.width).copy()
-        dtype, shape = _DTYPES[result.dtype], tuple(_size(d, count) for d in result.shape)
+        dtype, shape = _DTYPES[result.dtype], tuple(value(d, count) for d in result.shape)
         nbytes = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
         values = context.arena(int(result.word[2:]), nbytes).view(dtype)
         return values.reshape(shape).copy()
@@ -167,15 +166,6 @@ def _words(entry: Entry, step: int) -> list[str]:
     return [f"{chr(space)}:{value}"
             for space, value in zip(entry.space[part], entry.value[part], strict=True)
             if space in (ARENA, STATE)]  # fmt: skip
-
-
-def _size(size: Any, tokens: int) -> int:
-    if isinstance(size, int):
-        return size
-    if size == "S":
-        return tokens
-    operation, base, amount = size
-    return int(_SIZES[operation](_size(base, tokens), amount))
 
 
 def _impossible(manifest: Manifest, why: str) -> FirstlightError:

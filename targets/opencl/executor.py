@@ -14,7 +14,8 @@ from firstlight.codegen.target import Array, Executor
 from firstlight.runtime.device import Call, Pointer
 from firstlight.runtime.errors import FirstlightError
 from firstlight.runtime.launchers.opencl import OpenClDriver
-from firstlight.runtime.launches import Launch, LaunchTable, table_of, value
+from firstlight.runtime.launches import Launch, LaunchTable, table_of
+from firstlight.runtime.sizes import value
 
 Build = Callable[[Mapping[str, Kernel], Path], Sequence[Path]]
 

@@ -1,6 +1,8 @@
 """From plans to argument words: pointers of every kind, weights stored once for each layout."""
 
 from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,10 +25,18 @@ X = TensorType((B, S, 128))
 TOKENS = 4
 
 
+class Tiles:
+    """A packer whose layout pads a weight to whole tiles of 64 KiB."""
+
+    def shapes(self, layout, codec, shape):
+        return ((1, 65536), "uint8"), ((3,), "uint16")
+
+
 class Kernels:
     """Stands for a KernelSet: the n-th op asks for the n-th layout of its weights."""
 
     def __init__(self, *layouts: str | None) -> None:
+        self.target = SimpleNamespace(packer=Tiles())
         self.layouts = list(layouts)
         self.asked: list[str] = []
 
@@ -78,6 +88,26 @@ def test_results_are_arena_pointers_after_the_operands():
     assert got[0][:3] == ["a:0", "w:0", "w:1"]
     assert got[0][3:] == [got[1][0], "t"]
     assert got[1][1:] == ["w:2", "w:3", "a:8192", "t"]
+
+
+def test_a_signature_has_the_bytes_behind_every_word():
+    program = writer(Kernels(), composite("compress"), states={"partial": 64, "entries": 640},
+                     v=0, g=1024, slot=2048, pos=2112)  # fmt: skip
+    (words,), (sizes,) = words_and_signatures(program)
+    arguments = composite("compress")["main"].args
+    assert len(words) == len(sizes) == len(arguments) + 1
+    v, slot = arguments[0].type.shape, [a.loc for a in arguments].index("slot")
+    assert sizes[0] == ["mul", "S", ["mul", "B", 4 * v[2]]]
+    assert sizes[slot] == ["mul", "B", 4]
+    assert sizes[-1] == "t"
+    _, (sizes,) = words_and_signatures(writer(Kernels("tile"), chain("a"), x=0))
+    assert sizes[1:3] == [65536, 6], "as the target packs it"
+    _, (sizes,) = words_and_signatures(writer(Kernels(), chain("a"), x=0))
+    assert sizes[1:3] == [128 * 128, 1], "codes and the scale of one block"
+
+
+def words_and_signatures(program: ProgramWriter) -> tuple[list[list[str]], list[list[Any]]]:
+    return words(program), program.document()["signatures"]
 
 
 def test_scales_follow_their_codes():

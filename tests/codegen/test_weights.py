@@ -10,7 +10,8 @@ import pytest
 
 from firstlight.codegen import weights
 from firstlight.codegen.program import Stored
-from firstlight.codegen.weights import packed_specs, write_weights
+from firstlight.codegen.signature import packed_specs
+from firstlight.codegen.weights import write_weights
 from firstlight.compiler import _Pieces
 from firstlight.frontend.checkpoint import read_checkpoint
 from firstlight.ir.codecs import GROUPED

@@ -249,6 +249,53 @@ def test_a_terabyte_of_state_costs_nothing_until_touched(tmp_path):
             s.prefill([1, 2, 3])
 
 
+def reprogrammed(artifact: Path, change) -> Path:
+    """The artifact with a program that `change` changed in place."""
+    document = json.loads(json.dumps(program(5, ("decode", "prefill", "score"))))
+    change(document)
+    (artifact / "program.json").write_text(json.dumps(document))
+    seal(artifact)
+    return artifact
+
+
+def short(document):
+    """A kernel lacks the same word in every step."""
+    for entry in document["entries"].values():
+        for step in entry["steps"]:
+            if step[0] == 1:
+                del step[1][0]
+
+
+def swapped(document):
+    """As many words as it should have, of the wrong kinds."""
+    for entry in document["entries"].values():
+        entry["steps"][1][1].reverse()              # S before the pointer
+
+
+def reaching(document):
+    """The last rows of the chunk lie beyond the arena; those of one token do not."""
+    document["entries"]["score"]["steps"][0][1][7] = f"a:{document['arena_bytes'] - 64}"
+
+
+def too_few(document):
+    del document["signatures"][-1]
+
+
+def senseless(document):
+    document["signatures"][1][0] = ["pow", "S", 4]
+
+
+@pytest.mark.parametrize("change", [short, swapped, reaching, too_few, senseless])
+def test_a_program_that_disagrees_with_its_kernels(artifact, change):
+    assert code_of(load, reprogrammed(artifact, change), threads=1) == "F502"
+
+
+def test_a_program_without_signatures_is_an_old_one(artifact):
+    with load(reprogrammed(artifact, lambda d: d.pop("signatures")), threads=1) as model:
+        assert model.program.signatures == ()
+        model.session().prefill([1, 2])
+
+
 def test_a_long_program_loads_quickly(artifact):
     document = program(5, ("decode", "prefill", "score"))
     for entry in document["entries"].values():

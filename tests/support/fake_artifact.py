@@ -186,6 +186,12 @@ def program(chunk: int, entries: Sequence[str]) -> dict[str, Any]:
         "schema": 1,
         "arena_bytes": arena,
         "kernels": ["step", "guard", "head_last", "head_all"],
+        "signatures": [
+            [*[["mul", "S", 4], 4, 4 * VOCAB], 4, 8 * RING, 8 * RATIO, 0, ["mul", "S", 16], "t"],
+            [["mul", "S", 4], "t"],
+            [["mul", "S", 16], 16 * VOCAB, 4, 4 * VOCAB],
+            [["mul", "S", 16], 16 * VOCAB, ["mul", "S", 4 * VOCAB], "t"],
+        ],
         "weights": [[file, "table"], [file, "head"]],
         "entries": {name: all_entries[name] for name in entries},
     }
