@@ -43,7 +43,11 @@ class Packer(Protocol):
 
 
 class Executor(Protocol):
-    """Kernels of a target that can be run on this machine: by the chip, or by an emulator."""
+    """Kernels of a target that can be run on this machine: by the chip, or by an emulator.
+
+    An attribute `note`, where there is one, says what was run in place of the chip's own code; the
+    conformance report repeats it.
+    """
 
     def run(self, symbol: str, buffers: Sequence[Array], tokens: int) -> None:
         """Call a kernel: its pointers in order (64-byte aligned, results are written), then S."""
@@ -162,6 +166,9 @@ class Target:
                     Where the tool chain is not here, sources and the exact command lines
                     (``code/commands.txt``) are what is written.
     emulate         (kernels by symbol, scratch folder) -> Executor, or None if nothing here can
+    execute         (launches, scratch folder) -> Executor, or None: runs what
+                    `firstlight.codegen.simt.scheduled` made for any chip of threads, so that chips
+                    without hardware here can be tried by a target that has it
     launcher        entry of the group `firstlight.launchers` that runs the artifact
     generic         how an op becomes a kernel where no override does, instead of by TIR:
                     (symbol, op, its module) -> Kernel
@@ -185,6 +192,7 @@ class Target:
     build: Callable[[Mapping[str, Kernel], Path, int | None], Sequence[Path]]
     launcher: str
     emulate: Callable[[Mapping[str, Kernel], Path], Executor | None] | None = None
+    execute: Callable[[Sequence[Any], Path], Executor | None] | None = None
     runner: Callable[[Mapping[str, Kernel], Path, int | None], Sequence[Path]] | None = None
     generic: Callable[[str, Op, Module], Kernel] | None = None
     assemble: Callable[[Assembly], Mapping[str, Written]] | None = None

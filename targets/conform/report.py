@@ -14,6 +14,8 @@ from firstlight.runtime.safetensors import parse_json
 KIND = "firstlight-conformance"
 LEVELS = ("emit", "build", "run", "model")
 """Each includes those before it."""
+ORACLE = "oracle"
+"""In a report of its own: what the ops mean, in the opinion of another engine."""
 
 
 @dataclass
@@ -26,6 +28,7 @@ class Check:
         skips: what could not be looked at here, and why.
         missing: why the target does not have the op at all, in its own words.
         numbers: errors by kind of kernel ("native", "generic"), or by route of a model.
+        note: what was run in place of the chip's own code, if so.
     """
 
     op: str
@@ -35,6 +38,7 @@ class Check:
     skips: list[str] = field(default_factory=list)
     missing: str = ""
     numbers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    note: str = ""
 
     @property
     def status(self) -> str:
@@ -75,6 +79,11 @@ class Report:
         return [c for c in self.checks if c.status == status]
 
     @property
+    def levels(self) -> tuple[str, ...]:
+        """Every level that was looked at."""
+        return (ORACLE,) if self.level == ORACLE else LEVELS[: LEVELS.index(self.level) + 1]
+
+    @property
     def clean(self) -> bool:
         """Nothing failed and nothing was skipped."""
         return bool(self.checks) and not self.of("failed") and not self.of("skipped")
@@ -87,10 +96,15 @@ class Report:
     def level_counts(self) -> dict[str, tuple[int, int]]:
         """level -> (checks passed, checks in all); what the target misses counts as not passed."""
         out = {}
-        for level in LEVELS[: LEVELS.index(self.level) + 1]:
+        for level in self.levels:
             here = [c for c in self.checks if c.level == level]
             out[level] = (sum(c.status == "passed" for c in here), len(here))
         return out
+
+    @property
+    def notes(self) -> list[str]:
+        """What the levels were shown by, where that is not the chip's own code."""
+        return list(dict.fromkeys(f"{c.level}: {c.note}" for c in self.checks if c.note))
 
     @property
     def badge(self) -> str:
@@ -104,7 +118,9 @@ class Report:
         """The last line printed."""
         counts = ", ".join(f"{len(self.of(s))} {s}" for s in ("passed", "failed", "skipped",
                                                               "missing"))
-        if self.conformant:
+        if self.level == ORACLE:
+            verdict = f"references {'agree' if self.clean else 'DISAGREE'} with the other engine"
+        elif self.conformant:
             verdict = f"conformant at level {self.level}"
         elif self.clean:
             verdict = f"clean at level {self.level}, for these ops only"
@@ -117,7 +133,7 @@ class Report:
         return {
             "schema": 1, "kind": KIND, "target": self.target, "tier": self.tier,
             "level": self.level, "ops": list(self.ops), "conformant": self.conformant,
-            "summary": self.summary, "badge": self.badge,
+            "summary": self.summary, "badge": self.badge, "notes": self.notes,
             "levels": {k: {"passed": p, "total": t} for k, (p, t) in self.level_counts().items()},
             "seconds": {k: round(v, 1) for k, v in self.seconds.items()},
             "versions": dict(self.versions), "commands": list(self.commands),
@@ -131,7 +147,7 @@ def table(report: Report, width: int = 110) -> str:
     from rich.table import Table
 
     grid = Table(title=f"{report.target}, tier {report.tier}", title_justify="left")
-    levels = LEVELS[: LEVELS.index(report.level) + 1]
+    levels = report.levels
     for column in ("op", *levels):
         grid.add_column(column)
     for column in ("abs", "rel", "ulp"):
@@ -153,6 +169,8 @@ def table(report: Report, width: int = 110) -> str:
                 console.print(f"  and {len(texts) - 3} more", markup=False)
         if check.missing and check.level == "emit":
             console.print(f"missing {check.op}: {check.missing}", markup=False)
+    for note in report.notes:
+        console.print(f"note {note}", markup=False)
     for command in report.commands[:3]:
         console.print(f"to build: {command}", markup=False)
     if report.commands[3:]:
@@ -187,7 +205,7 @@ def _worst(checks: Iterable[Check]) -> tuple[str, ...]:
 
 
 def matrix(documents: Sequence[Mapping[str, Any]]) -> str:
-    """A markdown table, targets by levels, of several reports."""
+    """A markdown table, targets by levels, of several reports, and their notes."""
     lines = ["| target | tier | " + " | ".join(LEVELS) + " | verdict |",
              "|---" * (3 + len(LEVELS)) + "|"]
     for d in documents:
@@ -195,4 +213,5 @@ def matrix(documents: Sequence[Mapping[str, Any]]) -> str:
                  for level in LEVELS]
         verdict = f"conformant at {d['level']}" if d["conformant"] else "not conformant"
         lines.append(f"| `{d['target']}` | {d['tier']} | {' | '.join(cells)} | {verdict} |")
-    return "\n".join(lines)
+    notes = [f"`{d['target']}`, level {note}." for d in documents for note in d.get("notes", ())]
+    return "\n".join([*lines, *(["", *notes] if notes else [])])

@@ -1,22 +1,20 @@
 """Level run: every kernel is called with hostile data and held against the numpy reference.
 
-Kernels run in a process of their own: one that crashes is reported, and the others still run.
+Kernels run in a process of their own: one that crashes, or never ends, is reported, and the others
+still run.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
-import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 
-from firstlight.codegen.apart import Died, run_apart
+from firstlight.codegen.apart import Died
+from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.target import Executor, Target
 from firstlight.ir.interpreter import run
 from firstlight.ir.types import StateType
@@ -26,6 +24,7 @@ from firstlight.targets.conform.execute import Run
 from firstlight.targets.conform.measure import Errors
 from firstlight.targets.conform.report import Check
 from firstlight.targets.conform.units import MOST_TOKENS, Unit
+from firstlight.targets.conform.watch import LIMIT, Doing, Give, Watched, checks_apart
 
 RELATIVE = 4e-6
 """Most that a result may differ, relative to its largest value: sums of some hundred float32
@@ -33,9 +32,9 @@ products in another order, beside an outlier of 1e4."""
 TOKENS = {"prefill": (1, 2, 7, MOST_TOKENS), "decode": (1,)}
 
 
-def check_run(target: Target, units: Mapping[str, Sequence[Unit]], scratch: Path
-              ) -> Iterator[Check]:
-    """A check per op, in order."""
+def check_run(target: Target, units: Mapping[str, Sequence[Unit]], scratch: Path,
+              limit: float = LIMIT) -> Iterator[Check]:
+    """A check per op, in order. A call may take `limit` seconds."""
     left = [op for op, some in units.items() if any(u.kernels for u in some)]
     for op in units:
         if op not in left:
@@ -45,49 +44,43 @@ def check_run(target: Target, units: Mapping[str, Sequence[Unit]], scratch: Path
                     for op in left)
         return
     while left:
-        found = _apart(target, {op: units[op] for op in left}, scratch)
+        found = _apart(target, {op: units[op] for op in left}, scratch, limit)
         yield from found
         left = left[len(found):]
 
 
-def _apart(target: Target, units: Mapping[str, Sequence[Unit]], scratch: Path) -> list[Check]:
+def _apart(target: Target, units: Mapping[str, Sequence[Unit]], scratch: Path,
+           limit: float) -> list[Check]:
     """Checks of the first ops, up to one whose kernel ends the process; at least one."""
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        lines = Path(folder, "checks.jsonl")
-        lines.touch()
-        try:
-            run_apart(lambda: _run_all(target, units, Path(folder), lines), Path(folder))
-        except Died as error:
-            why = f"the process died: {error}"
-        except FirstlightError as error:
-            if lines.stat().st_size == 0:       # the executor itself: it is not for this machine
-                text = str(error).splitlines()
-                return [Check(op, "run", skips=[f"not here: {text[0]} {text[2].strip()}"])
-                        for op in units]
-            why = str(error)
-        except Exception as error:      # whatever a port raises is a finding about the port
-            why = f"{type(error).__name__}: {error}"
-        else:
-            why = ""
-        done = [Check(**json.loads(line)) for line in lines.read_text().splitlines()]
-    if why:
+    done, error = checks_apart(
+        lambda doing, give, folder: _run_all(target, units, doing, give, folder), scratch, limit)
+    if isinstance(error, FirstlightError) and not done:
+        text = str(error).splitlines()      # the executor itself: it is not for this machine
+        return [Check(op, "run", skips=[f"not here: {text[0]} {text[2].strip()}"]) for op in units]
+    if error is not None:
+        why = (f"the process died: {error}" if isinstance(error, Died)
+               else f"{type(error).__name__}: {error}")
         done.append(Check(list(units)[len(done)], "run", 0, [why]))
     return done
 
 
-def _run_all(target: Target, units: Mapping[str, Sequence[Unit]], folder: Path,
-             lines: Path) -> None:
-    """In the child: a line of `lines` for each op that is done."""
-    assert target.emulate is not None
+def _run_all(target: Target, units: Mapping[str, Sequence[Unit]], doing: Doing, give: Give,
+             folder: Path) -> None:
+    """In the child: give a check for each op that is done."""
+    executor = executor_of(target, {k.name: k for some in units.values() for u in some
+                                    for k in u.kernels}, folder)
+    for op, some in units.items():
+        give(_check(target, Watched(executor, doing), op, some))
+
+
+def executor_of(target: Target, kernels: Mapping[str, Kernel], folder: Path) -> Executor:
+    """What runs `kernels` here; F442, or what the target raises, if nothing does."""
     work = folder / "emulate"
     work.mkdir()
-    kernels = {k.name: k for some in units.values() for u in some for k in u.kernels}
-    executor = target.emulate(kernels, work)
+    executor = target.emulate(kernels, work) if target.emulate else None
     if executor is None:
         raise _nothing_runs(target)
-    with lines.open("a") as out:
-        for op, some in units.items():
-            _write(out, _check(target, executor, op, some))
+    return executor
 
 
 def _nothing_runs(target: Target) -> FirstlightError:
@@ -99,14 +92,9 @@ def _nothing_runs(target: Target) -> FirstlightError:
     )
 
 
-def _write(out: TextIO, check: Check) -> None:
-    out.write(json.dumps(asdict(check)) + "\n")
-    out.flush()
-    os.fsync(out.fileno())
-
-
-def _check(target: Target, executor: Executor, op: str, units: Sequence[Unit]) -> Check:
-    check = Check(op, "run", missing=target.missing.get(op, ""))
+def _check(target: Target, executor: Watched, op: str, units: Sequence[Unit]) -> Check:
+    check = Check(op, "run", missing=target.missing.get(op, ""),
+                  note=getattr(executor, "note", ""))
     errors: dict[str, Errors] = {}
     for unit in units:
         if not unit.kernels:
@@ -122,8 +110,7 @@ def _check(target: Target, executor: Executor, op: str, units: Sequence[Unit]) -
     return check
 
 
-def _measure(target: Target, executor: Executor, unit: Unit, tokens: int,
-             total: Errors) -> Iterator[str]:
+def _measure(target: Target, executor: Watched, unit: Unit, tokens: int, total: Errors) -> Iterator[str]:
     """Run a unit on all its data; what is wrong."""
     case = unit.case
     sizes = {"B": 1, "S": tokens, "C": CONTEXT}
@@ -134,6 +121,7 @@ def _measure(target: Target, executor: Executor, unit: Unit, tokens: int,
         where = f"{unit.name} S={tokens} pos={pos} {change.__name__}"
         operands = list(case.operands(random, sizes, pos, change))
         want = run(unit.meaning, "main", [o.value for o in operands], sizes)
+        executor.where = where
         done = Run(executor, target.packer, unit, operands, sizes)
         total.calls += 1
         yield from (f"{where}: {text}" for text in done.problems)

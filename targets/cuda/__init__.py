@@ -58,11 +58,27 @@ def _target(arch: str, chips: str) -> Target:
     )
 
 
-def _emulate(kernels: Mapping[str, Kernel], folder: Path) -> Executor | None:
-    """The same schedules in another language: no GPU is asked for, and the cubin is not run."""
-    from firstlight.codegen.simt.executor import emulate
+class Elsewhere:
+    """An executor of another target, and what that means."""
 
-    return emulate(kernels, CAPABILITIES)
+    def __init__(self, executor: Executor, target: str) -> None:
+        self.run = executor.run
+        device = getattr(executor, "name", "its device")
+        self.note = (f"the same launches, as the text of target {target}, ran on {device}; the "
+                     "cubins were not run")
+
+
+def _emulate(kernels: Mapping[str, Kernel], folder: Path) -> Executor | None:
+    """The same launches, run by a target that runs threads here: no GPU is asked for."""
+    from firstlight.codegen.simt import scheduled
+    from firstlight.targets import available
+
+    launches = [scheduled(kernels[name], CAPABILITIES) for name in sorted(kernels)]
+    for name, target in available().targets.items():
+        executor = target.execute(launches, folder) if target.execute else None
+        if executor is not None:
+            return Elsewhere(executor, name)
+    return None
 
 
 def _tools() -> Sequence[Tool]:

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.target import Executor, Source, Target, Tool
 from firstlight.passes.capabilities import Capabilities, MemorySpace, Threads
+
+if TYPE_CHECKING:
+    from firstlight.codegen.simt import Scheduled
 
 # 32 KiB of group memory are the least of a device of the full profile; so are 256 threads in
 # practice.
@@ -36,7 +40,14 @@ def _build(kernels: Mapping[str, Kernel], folder: Path, jobs: int | None = None)
 def _emulate(kernels: Mapping[str, Kernel], folder: Path) -> Executor | None:
     from firstlight.targets.opencl.executor import executor
 
-    return executor(kernels, folder, _build)
+    return executor(lambda path: _build(kernels, path), folder)
+
+
+def _execute(launches: Sequence[Scheduled], folder: Path) -> Executor | None:
+    from firstlight.targets.opencl.executor import executor
+    from firstlight.targets.opencl.source import write
+
+    return executor(lambda path: write(launches, path), folder)
 
 
 def _tools() -> Sequence[Tool]:
@@ -61,6 +72,7 @@ TARGETS = (
         emit=_emit,
         build=_build,
         emulate=_emulate,
+        execute=_execute,
         launcher="opencl",
         tools=_tools,
         versions=_versions,

@@ -9,15 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.target import Array, Executor
 from firstlight.runtime.device import Call, Pointer
 from firstlight.runtime.errors import FirstlightError
 from firstlight.runtime.launchers.opencl import OpenClDriver
 from firstlight.runtime.launches import Launch, LaunchTable, table_of
 from firstlight.runtime.sizes import value
-
-Build = Callable[[Mapping[str, Kernel], Path], Sequence[Path]]
 
 
 def device_name() -> str | None:
@@ -28,13 +25,13 @@ def device_name() -> str | None:
         return None
 
 
-def executor(kernels: Mapping[str, Kernel], folder: Path, build: Build) -> Executor | None:
-    """Build kernels under `folder` and load them on the device, if there is one."""
+def executor(build: Callable[[Path], Sequence[Path]], folder: Path) -> Executor | None:
+    """Load what `build` writes to a folder on the device, if there is one."""
     try:
         driver = OpenClDriver("this machine")
     except FirstlightError:
         return None
-    build(kernels, folder)
+    build(folder)
     table = table_of(json.loads((folder / "code" / "launch.json").read_bytes()))
     return OpenClExecutor(driver, folder, table)
 
@@ -44,6 +41,7 @@ class OpenClExecutor:
 
     def __init__(self, driver: OpenClDriver, folder: Path, table: LaunchTable) -> None:
         self.table, self.queue = table, driver.queue()
+        self.name = f"{driver.device.name} ({driver.device.platform.name.strip()})"
         self.functions = [driver.load(folder / path, table.entries(number))
                           for number, path in enumerate(table.modules)]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from firstlight.codegen.kernel import Kernel
-from firstlight.codegen.simt import Phase, scheduled, text
+from firstlight.codegen.simt import Phase, Scheduled, scheduled, text
 from firstlight.codegen.simt.manifest import write_launches
 from firstlight.codegen.target import Source
 from firstlight.passes.capabilities import Capabilities
@@ -28,10 +28,14 @@ def emit(kernel: Kernel, capabilities: Capabilities) -> Source:
 def build(kernels: Mapping[str, Kernel], folder: Path, capabilities: Capabilities
           ) -> Sequence[Path]:
     """``code/kernels.cl`` and ``code/launch.json``: the device's own compiler does the rest."""
+    return write([scheduled(kernels[name], capabilities) for name in sorted(kernels)], folder)
+
+
+def write(plans: Sequence[Scheduled], folder: Path) -> Sequence[Path]:
+    """The files of launches that were scheduled before, for this chip or another one."""
     code = folder / "code"
     code.mkdir(exist_ok=True)
-    plans = [scheduled(kernels[name], capabilities) for name in sorted(kernels)]
-    (code / FILE).write_text(source(p for plan in plans for p in plan.phases))
+    (code / FILE).write_text("".join(source(plan.phases) for plan in plans))
     return [code / FILE, write_launches(code, plans, [FILE])]
 
 
