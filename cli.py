@@ -377,14 +377,16 @@ def targets_command(name: str | None, as_json: bool) -> None:
 @click.argument("names", metavar="TARGET", nargs=-1, required=True)
 @click.option("--level", type=click.Choice(["emit", "build", "run", "model"]), default="run",
               show_default=True, help="How far to go; a level includes those before it.")
+@click.option("--oracle", type=click.Choice(["onnxruntime"]),
+              help="Instead: what does this engine think of the references of all ops?")
 @click.option("--ops", metavar="a,b", help="Only these ops.")
 @click.option("--json", "report_file", type=FOLDER, metavar="F", help="Write the report to F.")
 @click.option("--matrix", is_flag=True,
               help="The names are reports: print them as one markdown table.")
 @click.option("-q", "--quiet", is_flag=True, help="Print no progress.")
 def conform_command(
-    names: tuple[str, ...], level: str, ops: str | None, report_file: Path | None, matrix: bool,
-    quiet: bool,
+    names: tuple[str, ...], level: str, oracle: str | None, ops: str | None,
+    report_file: Path | None, matrix: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Hold a TARGET against its contract, on this machine.
 
@@ -400,8 +402,8 @@ def conform_command(
             click.echo(kit.matrix([kit.read_report(Path(name)) for name in names]))
             return
         with Progress(quiet) as progress:
-            report = kit.conform(targets.find(names[0]), level, ops.split(",") if ops else (),
-                                 progress)
+            report = kit.conform(targets.find(names[0]), "oracle" if oracle else level,
+                                 ops.split(",") if ops else (), progress)
     if report_file is not None:
         report_file.write_text(json.dumps(report.document(), indent=1) + "\n", encoding="utf-8")
     click.echo(kit.table(report))

@@ -80,6 +80,8 @@ class OnnxEngine:
     def _open(self, path: Path, entry: str) -> Any:
         options = self._ort.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = self.threads, 3
+        # Products with packed weights would round what they multiply to 8 bits by default.
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         if entry == "decode":
             # Packed copies of the weights pay for many tokens; for one, they are as the file.
             options.add_session_config_entry("session.disable_prepacking", "1")

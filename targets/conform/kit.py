@@ -13,7 +13,7 @@ from firstlight.runtime.errors import FirstlightError
 from firstlight.targets.conform.build import check_build
 from firstlight.targets.conform.cases import INLINED, all_cases
 from firstlight.targets.conform.emit import check_emit
-from firstlight.targets.conform.report import LEVELS, Check, Report
+from firstlight.targets.conform.report import ORACLE, Check, Report
 from firstlight.targets.conform.run import check_run
 from firstlight.targets.conform.units import Unit, units
 
@@ -23,6 +23,8 @@ Progress = Callable[[str, int, int], None]
 def conform(target: Target, level: str = "run", ops: Iterable[str] = (),
             progress: Progress = lambda stage, done, total: None) -> Report:
     """Hold a target against its contract, up to and including `level`.
+
+    Level `oracle` is for itself: it asks another engine what the ops mean, whatever the target.
 
     Args:
         ops: only these rows of the op table; without, all of them.
@@ -53,13 +55,19 @@ def conform(target: Target, level: str = "run", ops: Iterable[str] = (),
 
             return check_model(target, scratch)
 
+        def oracle() -> Iterable[Check]:
+            from firstlight.targets.conform.oracle import check_oracle
+
+            return check_oracle(all_cases(chosen))
+
         steps: dict[str, Callable[[], Iterable[Check]]] = {
             "emit": emit,
             "build": lambda: check_build(target, by_op, scratch, report.commands),
             "run": lambda: check_run(target, by_op, scratch),
             "model": model,
+            ORACLE: oracle,
         }
-        for name in LEVELS[: LEVELS.index(level) + 1]:
+        for name in report.levels:
             began, done = time.perf_counter(), 0
             progress(name, 0, len(by_op))
             for check in steps[name]():

@@ -46,7 +46,7 @@ def check_run(target: Target, units: Mapping[str, Sequence[Unit]], scratch: Path
     while left:
         found = _apart(target, {op: units[op] for op in left}, scratch, limit)
         yield from found
-        left = left[len(found):]
+        left = left[len(found):]       # one that ends after its last op gives a check too many
 
 
 def _apart(target: Target, units: Mapping[str, Sequence[Unit]], scratch: Path,
@@ -60,7 +60,7 @@ def _apart(target: Target, units: Mapping[str, Sequence[Unit]], scratch: Path,
     if error is not None:
         why = (f"the process died: {error}" if isinstance(error, Died)
                else f"{type(error).__name__}: {error}")
-        done.append(Check(list(units)[len(done)], "run", 0, [why]))
+        done.append(Check(list(units)[min(len(done), len(units) - 1)], "run", 0, [why]))
     return done
 
 
@@ -110,7 +110,8 @@ def _check(target: Target, executor: Watched, op: str, units: Sequence[Unit]) ->
     return check
 
 
-def _measure(target: Target, executor: Watched, unit: Unit, tokens: int, total: Errors) -> Iterator[str]:
+def _measure(target: Target, executor: Watched, unit: Unit, tokens: int,
+             total: Errors) -> Iterator[str]:
     """Run a unit on all its data; what is wrong."""
     case = unit.case
     sizes = {"B": 1, "S": tokens, "C": CONTEXT}
