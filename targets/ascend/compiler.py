@@ -12,7 +12,6 @@ import functools
 import gzip
 import hashlib
 import importlib.util
-import os
 import re
 import subprocess
 import tempfile
@@ -20,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from firstlight.codegen.cache import user_cache
 from firstlight.runtime.errors import FirstlightError
 
 PACKAGE = "ascendnpu-ir==1.2.0"
@@ -87,15 +87,6 @@ def warning() -> str:
             f"tried with {', '.join(KNOWN.values())} of {PACKAGE}")
 
 
-def cache() -> Path:
-    """The folder of what was compiled (``$FIRSTLIGHT_CACHE``, else ``~/.cache/firstlight``)."""
-    root = os.environ.get("FIRSTLIGHT_CACHE") or Path(
-        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "firstlight"
-    folder = Path(root) / "ascend"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 def lower(text: str, chip: str, where: str, seconds: int = SECONDS) -> Lowered:
     """Lower one module for a chip, e.g. "Ascend950PR_9589"; `where` names it in errors.
 
@@ -108,13 +99,15 @@ def lower(text: str, chip: str, where: str, seconds: int = SECONDS) -> Lowered:
                               why="there is no Python package ascendnpuir here",
                               try_=f"pip install {PACKAGE}")
     key = hashlib.sha256("\0".join([text, chip, *FLAGS, digest(binary)]).encode()).hexdigest()
-    kept = cache() / f"{key[:40]}.lowered.gz"
-    if not kept.exists():
-        parts = "\0".join(_run(binary, text, chip, where, seconds))
-        with tempfile.NamedTemporaryFile(dir=kept.parent, delete=False) as file:
-            file.write(gzip.compress(parts.encode(), 3, mtime=0))
-        os.replace(file.name, kept)
-    module, snapshot = gzip.decompress(kept.read_bytes()).decode().split("\0")
+    cache = user_cache("ascend")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "lowered.gz")
+        if not cache.fetch(f"{key}.gz", file):
+            parts = "\0".join(_run(binary, text, chip, where, seconds))
+            file.write_bytes(gzip.compress(parts.encode(), 3, mtime=0))
+            cache.keep(f"{key}.gz", file)
+            cache.trim()
+        module, snapshot = gzip.decompress(file.read_bytes()).decode().split("\0")
     return Lowered(module, snapshot)
 
 
@@ -166,10 +159,10 @@ def _first(said: str) -> str:
 
 
 def _refused(where: str, why: str, text: str) -> FirstlightError:
-    kept = cache() / "refused.mlir"
-    kept.write_text(text)
+    with tempfile.NamedTemporaryFile("w", suffix=".mlir", delete=False) as kept:
+        kept.write(text)
     return FirstlightError("F474", "the chip's compiler does not take a kernel", where=where,
-                           why=why, try_=f"its text is in {kept.name} of the cache folder")
+                           why=why, try_=f"its text is kept in {kept.name}")
 
 
 # -- the link check -------------------------------------------------------------------------------
