@@ -292,18 +292,25 @@ def _generate(
 @click.argument("path", metavar="DIR|CHECKPOINT", type=FOLDER)
 @click.option("--graph", type=FOLDER, metavar="OUT.dot",
               help="Write the fused graph of a checkpoint for Graphviz.")
+@click.option("--onnx", "onnx_file", type=FOLDER, metavar="OUT.onnx",
+              help="Write the fused graph as ONNX functions, to be looked at in a viewer.")
 @json_option
-def inspect_command(path: Path, graph: Path | None, as_json: bool) -> None:
+def inspect_command(
+    path: Path, graph: Path | None, onnx_file: Path | None, as_json: bool
+) -> None:  # fmt: skip
     """Describe an artifact or a checkpoint.
 
     Only the artifact's manifest, or the checkpoint's config and headers, are read.
     """
-    from firstlight.inspection import checkpoint_graph, inspect_path
+    from firstlight.inspection import checkpoint_graph, inspect_path, readable_onnx
 
     document = inspect_path(path)
     if graph is not None:
         with compiler_needed("inspect --graph"):
             graph.write_text(checkpoint_graph(path), encoding="utf-8")
+    if onnx_file is not None:
+        with compiler_needed("inspect --onnx"):
+            onnx_file.write_bytes(readable_onnx(path))
     emit(document, as_json)
 
 

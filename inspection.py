@@ -144,13 +144,52 @@ def checkpoint_graph(path: Path) -> str:
             try_="firstlight inspect CHECKPOINT --graph OUT.dot",
         )
     from firstlight.codegen.graph import module_dot
-    from firstlight.frontend.checkpoint import read_checkpoint
-    from firstlight.frontend.model import trace_model, weight_types
+
+    return module_dot(_fused_module(path))
+
+
+def readable_onnx(path: Path) -> bytes:
+    """The fused module of a checkpoint or artifact as an ONNX model for people to look at.
+
+    Composites and layers are functions of a domain of ours with bodies of standard operators;
+    weights are inputs. A config.json alone is enough. Raises F460 without the package, F705 for an
+    artifact that does not say which model it was compiled from.
+    """
+    from firstlight.codegen.onnx.functions import readable_model
+
+    model = readable_model(_fused_module(path), "score")
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _fused_module(path: Path) -> Any:
+    """The module as kernels are chosen for it. Of an artifact: traced again, from its config."""
+    from firstlight.frontend.checkpoint import read_checkpoint, read_config
+    from firstlight.frontend.config import parse_config
+    from firstlight.frontend.model import config_types, trace_model, weight_types
     from firstlight.passes import PIPELINE, run_pipeline
 
-    checkpoint = read_checkpoint(path)
+    if (path / "manifest.json").is_file():
+        from firstlight.runtime.manifest import read_manifest
+
+        provenance = read_manifest(path).document.get("provenance", {})
+        if not isinstance(provenance.get("config"), dict):
+            raise FirstlightError(
+                "F705",
+                "this artifact's graph cannot be made again",
+                where=str(path / "manifest.json"),
+                why="its provenance has no config of a model that firstlight knows",
+                try_="firstlight inspect with what it was compiled from",
+            )
+        config = parse_config(provenance["config"])
+        module = trace_model(config, config_types(config))
+        return run_pipeline(module, provenance.get("pipeline", PIPELINE))
+    folder = path if path.is_dir() else path.parent
+    if path.is_file() or not any(any(folder.glob(pattern)) for pattern in _WEIGHT_FILES):
+        config = read_config(path)
+        return run_pipeline(trace_model(config, config_types(config)), PIPELINE)
+    checkpoint = read_checkpoint(folder)
     module = trace_model(checkpoint.config, weight_types(checkpoint))
-    return module_dot(run_pipeline(module, PIPELINE))
+    return run_pipeline(module, PIPELINE)
 
 
 def inspect_machine() -> dict[str, Any]:
