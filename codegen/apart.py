@@ -26,13 +26,15 @@ class Died(Exception):
     """The process ended without an answer; the text says how, and what it last said."""
 
 
-def run_apart(work: Callable[[], object], scratch: Path) -> None:
+def run_apart(work: Callable[[], object], scratch: Path,
+              overdue: Callable[[], str] = str) -> None:
     """Call `work` in a forked process and wait for it.
 
     Its temporary files go to the folder `scratch`, its standard error nowhere unless it dies. What
     it raises is raised here: the same exception, or a RuntimeError of its text where it cannot be
-    sent. Raises Died if it is killed. When this ends, by an interrupt too, the process and those it
-    started have ended.
+    sent. Raises Died if it is killed, by `overdue`, too: asked now and then, it gives a reason to
+    wait no longer, or "". When this ends, by an interrupt too, the process and those it started
+    have ended.
     """
     context = multiprocessing.get_context("fork")
     answer, send = context.Pipe(duplex=False)
@@ -48,9 +50,11 @@ def run_apart(work: Callable[[], object], scratch: Path) -> None:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         try:
-            while not answer.poll(0.2) and child.is_alive():
+            late = ""
+            while not answer.poll(0.2) and child.is_alive() and not (late := overdue()):
                 pass
-            error = answer.recv() if answer.poll() else Died(_last_words(child, said))
+            error = (Died(late) if late else answer.recv() if answer.poll()
+                     else Died(_last_words(child, said)))
         except EOFError:
             error = Died(_last_words(child, said))
         finally:
@@ -92,7 +96,7 @@ def _last_words(child: Any, said: BinaryIO) -> str:
     how = f"signal {-child.exitcode}" if child.exitcode < 0 else f"status {child.exitcode}"
     said.seek(0)
     lines = said.read().decode(errors="replace").strip().splitlines()
-    return f"the code generator ended with {how}" + (f": {lines[-1][:300]}" if lines else "")
+    return f"the process ended with {how}" + (f": {lines[-1][:300]}" if lines else "")
 
 
 def _end(child: Any, answer: Connection) -> None:
