@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from firstlight.codegen.cache import user_cache
+from firstlight.codegen.cache import Cache, user_cache
 from firstlight.runtime.errors import FirstlightError
 
 PACKAGE = "ascendnpu-ir==1.2.0"
@@ -87,6 +87,19 @@ def warning() -> str:
             f"tried with {', '.join(KNOWN.values())} of {PACKAGE}")
 
 
+@functools.cache
+def cache() -> Path:
+    """A folder for what is built: the user's cache, or this process's own where that is off."""
+    folder = user_cache("ascend").folder
+    if folder is None:
+        return Path(_OWN.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+_OWN = tempfile.TemporaryDirectory(prefix="firstlight-ascend-")
+
+
 def lower(text: str, chip: str, where: str, seconds: int = SECONDS) -> Lowered:
     """Lower one module for a chip, e.g. "Ascend950PR_9589"; `where` names it in errors.
 
@@ -99,14 +112,14 @@ def lower(text: str, chip: str, where: str, seconds: int = SECONDS) -> Lowered:
                               why="there is no Python package ascendnpuir here",
                               try_=f"pip install {PACKAGE}")
     key = hashlib.sha256("\0".join([text, chip, *FLAGS, digest(binary)]).encode()).hexdigest()
-    cache = user_cache("ascend")
+    kept = Cache(cache())
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "lowered.gz")
-        if not cache.fetch(f"{key}.gz", file):
+        if not kept.fetch(f"{key}.gz", file):
             parts = "\0".join(_run(binary, text, chip, where, seconds))
             file.write_bytes(gzip.compress(parts.encode(), 3, mtime=0))
-            cache.keep(f"{key}.gz", file)
-            cache.trim()
+            kept.keep(f"{key}.gz", file)
+            kept.trim()
         module, snapshot = gzip.decompress(file.read_bytes()).decode().split("\0")
     return Lowered(module, snapshot)
 
