@@ -1,13 +1,13 @@
 """How weights are stored in a model's data file, and how the graph makes float32 of them.
 
-| form | stored as | decoded by | rows and experts picked |
-|---|---|---|---|
-| f32, i32 | FLOAT, INT32 | nothing | before |
-| bf16, f16 | BFLOAT16, FLOAT16 | Cast | before the Cast |
-| fp8, int8, int4 | FLOAT8E4M3FN, INT8, INT4 and scales FLOAT | DequantizeLinear in blocks | int8 only |
-| fp8-table, fp4-table, int4-table | UINT8 and scales FLOAT | Gather of a table, Mul | before both |
+| form | stored as | decoded by |
+|---|---|---|
+| f32, i32 | FLOAT, INT32 | nothing |
+| bf16, f16 | BFLOAT16, FLOAT16 | Cast |
+| fp8, int8, int4 | FLOAT8E4M3FN, INT8, INT4; scales FLOAT | DequantizeLinear in blocks |
+| fp8-table, fp4-table, int4-table | UINT8; scales FLOAT | Gather of a table, Mul |
 
-ONNX has no Gather of 8-bit floats and 4-bit numbers, which is what the tables are for; float4 has
+Rows and experts are picked before they are decoded. ONNX has no Gather of 8-bit floats and 4-bit numbers, which is what the tables are for; float4 has
 one because onnxruntime's CPU provider cannot decode FLOAT4E2M1 at all.
 """
 
