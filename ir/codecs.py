@@ -196,14 +196,17 @@ def encode_weight(w: ArrayLike, codec: str) -> tuple[NDArray[Any], NDArray[Any] 
         n, k = w.shape
         blocks = np.pad(w, ((0, -n % FP8_BLOCK), (0, -k % FP8_BLOCK)))
         blocks = blocks.reshape(-(-n // FP8_BLOCK), FP8_BLOCK, -1, FP8_BLOCK)
-        scales = encode_e8m0(np.maximum(np.abs(blocks).max((1, 3)), 1e-30) / np.float32(E4M3_MAX))
+        top: F32 = np.maximum(np.abs(blocks).max((1, 3)), np.float32(1e-30))
+        scales = encode_e8m0(top / np.float32(E4M3_MAX))
         unit = decode_e8m0(scales).repeat(FP8_BLOCK, 0)[:n].repeat(FP8_BLOCK, 1)[:, :k]
         return encode_e4m3(w / unit), scales
     if codec in GROUPED:
         form, groups = GROUPED[codec], w.reshape(w.shape[0], -1, FP4_GROUP)
-        scales = form.encode_scale(
-            np.maximum(np.abs(groups).max(-1), 1e-30) / np.float32(form.top))
-        return form.encode((groups / form.decode_scale(scales)[..., None]).reshape(w.shape)), scales
+        largest: F32 = np.maximum(np.abs(groups).max(-1), np.float32(1e-30))
+        scales = form.encode_scale(largest / np.float32(form.top))
+        unit = form.decode_scale(scales)[..., None]
+        steps: F32 = np.divide(groups, unit).reshape(w.shape)
+        return form.encode(steps), scales
     if codec == "bf16":
         return encode_bf16(w), None
     if codec == "f16":
