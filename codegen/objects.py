@@ -71,8 +71,9 @@ def _side_by_side(build: Any, names: Sequence[str], jobs: int) -> bool:
         for name in (*names, *[None] * jobs):
             waiting.put(name)
         # One that is killed may take the queue's lock along: the others are not waited for then.
-        while any(c.is_alive() for c in children) and min(map(_status, children)) >= 0:
-            connection.wait([c.sentinel for c in children if c.is_alive()])
+        while ((alive := [c.sentinel for c in children if c.is_alive()])
+               and min(map(_status, children)) >= 0):
+            connection.wait(alive)
     finally:
         for child in children:
             if child.is_alive():
