@@ -34,6 +34,8 @@ EXTENT = "thread_extent"
 AXES = {f"{kind}Idx.{axis}": (kind, i) for kind in ("block", "thread") for i, axis in
         enumerate("xyz")}
 WORKSPACE, TOKENS = "w", "S"
+TURNS, STEPS = 16, 1 << 10
+"""Rounds, and innermost steps, for each thread of a group up to which one group may do a loop."""
 
 
 @dataclass(frozen=True)
@@ -104,20 +106,61 @@ class _Scheduler:
                 parts[users[0]] = sequence([array, parts[users[0]]])
             else:
                 shared[array.buffer] = self.workspace.place(array.buffer)
-        for part in parts:
-            places = [*declared, *shared.values()]
-            self.phase(rehoused(part, shared), places)
+        places = [*declared, *shared.values()]
+        run: list[Any] = []
+        for part in (rehoused(part, shared) for part in parts):
+            if self.small(part):
+                run.append(part)
+                continue
+            self.together(run, places)
+            run = []
+            if _is_bound(part):
+                self.add(part, places, *_launch(part))
+            else:
+                self.loop(part, places)
+        self.together(run, places)
         return Scheduled(self.name, len(self.pointers), self.workspace.size, tuple(self.phases))
 
-    def phase(self, part: Any, places: Sequence[Any]) -> None:
-        if _is_bound(part):
-            grid, group = _launch(part)
-            self.add(part, places, grid, group)
-        elif _is_loop(part):
-            self.loop(part, places)
-        else:
-            thread = _Threads(1, 1, self.tokens)
-            self.add(thread.bind(self.arrays(part, 1, 0)), places, (1,), (1,))
+    def small(self, part: Any) -> bool:
+        """Whether one group does a part as fast as many, so that it needs no launch of its own."""
+        if not _is_loop(part):
+            return not _is_bound(part)
+        rounds = _rounds(_nest(part)[0])
+        return (isinstance(rounds, int) and rounds <= TURNS * self.threads.group
+                and steps(part) <= STEPS * self.threads.group)
+
+    def together(self, parts: Sequence[Any], places: Sequence[Any]) -> None:
+        """Parts as one launch of one group, which meets at a barrier between them."""
+        if not parts:
+            return
+        size = max(self.width(part) for part in parts)
+        threads, body = _Threads(1, size, self.tokens), []
+        for part in parts:
+            if body:
+                body.append(barrier())
+            body.append(self.turns(part, threads.thread, size) if _is_loop(part) else
+                        _guarded(threads.thread, 1, self.arrays(part, 1, 0), size))
+        self.add(threads.bind(sequence(body)), places, (1,), (size,))
+
+    def width(self, part: Any) -> int:
+        """Threads of use for a part in one group."""
+        if not _is_loop(part):
+            return 1
+        rounds = _rounds(_nest(part)[0])
+        return min(self.threads.group, 1 << max(rounds - 1, 0).bit_length())
+
+    def turns(self, part: Any, thread: Any, size: int) -> Any:
+        """Rounds of a loop, dealt out to `size` threads."""
+        nest, body = _nest(part)
+        count = _rounds(nest)
+        if count <= size:
+            body = _numbered(nest, self.arrays(body, size, thread), thread)
+            return _guarded(thread, count, body, size)
+        turn = tirx.Var("turn", "int32")
+        number = turn * size + thread
+        body = _numbered(nest, self.arrays(body, size, thread), number)
+        body = _guarded(number, count, body, 1 if count % size else count)
+        return tirx.For(turn, T.int32(0), T.int32(-(-count // size)), SERIAL, body)
 
     def loop(self, part: Any, places: Sequence[Any]) -> None:
         """Rounds of nested parallel loops become threads, those of the innermost one side by side.
@@ -125,29 +168,23 @@ class _Scheduler:
         Rounds with arrays too large for a thread take turns in as many places as can run at a time.
         """
         nest, body = _nest(part)
-        count: Size = 1
-        for loop in nest:
-            count = combine("mul", count, size_of(loop.extent))
-        group = self.threads.group
-        if isinstance(count, int):
-            group = min(group, 1 << max(count - 1, 0).bit_length())
+        count, group = _rounds(nest), self.threads.group
+        rounds = expression(count, self.tokens)
         large = any(not self.fits(a.buffer) for a in allocations(body))
         running = combine("min", count, self.threads.resident) if large else count
-        thread = _Threads(combine("ceildiv", running, group), group, self.tokens)
-        body = self.arrays(body, running, thread.number)
-        rounds = expression(count, self.tokens)
-        if running != count:
-            turn = tirx.Var("turn", "int32")
-            step = expression(running, self.tokens)
-            body = _guarded(turn * step + thread.number, rounds, _numbered(
-                nest, body, turn * step + thread.number))
-            body = tirx.For(turn, T.int32(0), T.floordiv(rounds + step - 1, step), SERIAL, body)
-            body = _guarded(thread.number, step, body)
+        threads = _Threads(combine("ceildiv", running, group), group, self.tokens)
+        body = self.arrays(body, running, threads.number)
+        if running == count:
+            known = isinstance(count, int) and count % group == 0
+            body = _numbered(nest, body, threads.number)
+            body = body if known else _guarded(threads.number, rounds, body)
         else:
-            body = _numbered(nest, body, thread.number)
-            if not isinstance(count, int) or count % group:
-                body = _guarded(thread.number, rounds, body)
-        self.add(thread.bind(body), places, (combine("ceildiv", running, group),), (group,))
+            turn, step = tirx.Var("turn", "int32"), expression(running, self.tokens)
+            number = turn * step + threads.number
+            body = _guarded(number, rounds, _numbered(nest, body, number))
+            body = tirx.For(turn, T.int32(0), T.floordiv(rounds + step - 1, step), SERIAL, body)
+            body = _guarded(threads.number, step, body)
+        self.add(threads.bind(body), places, (combine("ceildiv", running, group),), (group,))
 
     def arrays(self, body: Any, threads: Size, thread: Any) -> Any:
         """`body` with its arrays in a thread's own memory where they fit, else in the workspace."""
@@ -183,8 +220,8 @@ class _Threads:
     def __init__(self, groups: Size, threads: int, tokens: Any) -> None:
         self.axes = [(tirx.Var(f"{kind}Idx.x", "int32"), f"{kind}Idx.x", expression(n, tokens))
                      for kind, n in (("block", groups), ("thread", threads))]
-        block, thread = (var for var, *_ in self.axes)
-        self.number = block * threads + thread if threads > 1 else block
+        block, self.thread = (var for var, *_ in self.axes)
+        self.number = block * threads + self.thread if threads > 1 else block
 
     def bind(self, body: Any) -> Any:
         for var, tag, extent in reversed(self.axes):
@@ -255,8 +292,38 @@ def _numbered(nest: Sequence[Any], body: Any, number: Any) -> Any:
     return sequence([tirx.Bind(nest[0].loop_var, rest + nest[0].min), *binds[::-1], body])
 
 
-def _guarded(number: Any, count: Any, body: Any) -> Any:
-    return tirx.IfThenElse(number < count, body, None)
+def _guarded(number: Any, count: Any, body: Any, most: Any = None) -> Any:
+    """`body` where number < count; `most` numbers there are at all."""
+    same = most is not None and most == count
+    return body if same else tirx.IfThenElse(number < count, body, None)
+
+
+def _rounds(nest: Sequence[Any]) -> Size:
+    count: Size = 1
+    for loop in nest:
+        count = combine("mul", count, size_of(loop.extent))
+    return count
+
+
+def barrier() -> Any:
+    """All threads of a group meet, and see what they wrote."""
+    return tirx.Evaluate(T.tvm_storage_sync("shared"))
+
+
+def steps(stmt: Any) -> float:
+    """How often innermost statements run, about; infinite where it depends on S or on data."""
+    kind = type(stmt).__name__
+    if kind == "For":
+        extent = stmt.extent
+        return steps(stmt.body) * (int(extent.value) if type(extent).__name__ == "IntImm"
+                                   else math.inf)
+    if kind == "SeqStmt":
+        return sum(steps(part) for part in stmt.seq)
+    if kind == "IfThenElse":
+        return steps(stmt.then_case) + (steps(stmt.else_case) if stmt.else_case is not None else 0)
+    if kind == "AttrStmt":
+        return steps(stmt.body)
+    return 1
 
 
 def _launch(stmt: Any) -> tuple[tuple[Size, ...], tuple[int, ...]]:

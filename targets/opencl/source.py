@@ -15,6 +15,8 @@ from firstlight.passes.capabilities import Capabilities
 KIND = {"kind": "opencl"}
 FILE = "kernels.cl"
 HEAD = re.compile(r"^__kernel void (\w+)\((.*)\)( \{|;)$", re.MULTILINE)
+# TVM names some functions as C does
+PROLOGUE = "#define log1pf log1p\n"
 POINTER = re.compile(r"(__global \w+\*) (?:__restrict__ )?(\w+)$")
 
 
@@ -48,7 +50,7 @@ def source(phases: Iterable[Phase]) -> str:
     code = text(phases, **KIND)
     code = code.replace("barrier(CLK_LOCAL_MEM_FENCE)",
                         "barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE)")
-    return HEAD.sub(_with_offsets, code)
+    return PROLOGUE + HEAD.sub(_with_offsets, code)
 
 
 def _with_offsets(found: re.Match[str]) -> str:
