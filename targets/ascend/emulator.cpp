@@ -43,6 +43,7 @@ struct Block {
 thread_local Block *block;
 thread_local int core;                       // 0 cube, 1 and 2 vector
 thread_local jmp_buf out;
+thread_local std::vector<Region> tables;     // constants that come with the kernel
 const char *NAMES[] = {"the cube core", "vector core 0", "vector core 1"};
 
 [[noreturn]] void fail(const char *format, ...) {
@@ -82,6 +83,8 @@ void check(const View &v, int64_t width, const char *what) {
         if (first >= r.start && end <= r.start + r.bytes) return;
         if (first >= r.start && first <= r.start + r.bytes) near = &r;
     }
+    for (const Region &r : tables)
+        if (first >= r.start && end <= r.start + r.bytes) return;
     if (near) fail("%s: bytes %lld to %lld of %s, which has %lld", what,
                    (long long)(first - near->start), (long long)(end - near->start), near->name,
                    (long long)near->bytes);
@@ -317,6 +320,40 @@ void emu_gather(VIEW(a), VIEW(i), VIEW(b), int64_t width) {
         }
         ++row;
     });
+}
+
+void emu_table(VIEW(a), int64_t width) {
+    View x = MADE(a, width);
+    for (const Region &r : tables) if (r.start == x.data) return;
+    tables.push_back({x.data, x.count() * width, "a table"});
+}
+
+// Masks lie in memory bit by bit; offsets and strides count bits.
+int64_t emu_mask_read(VIEW(a), int64_t at, int64_t mask, int64_t pad) {
+    const uint8_t *p = (const uint8_t *)a_p;
+    int64_t lanes = std::min<int64_t>(64, a4 - at), first = a_o + at * a9, found = pad ? -1 : 0;
+    if (a9 == 1 && first % 8 == 0 && lanes == 64 && mask == -1) {
+        memcpy(&found, p + first / 8, 8);
+        return found;
+    }
+    for (int64_t i = 0; i < lanes; ++i) if (mask >> i & 1) {
+        int64_t bit = first + i * a9;
+        found = (found & ~(int64_t(1) << i)) | int64_t(p[bit >> 3] >> (bit & 7) & 1) << i;
+    }
+    return found;
+}
+
+void emu_mask_write(VIEW(a), int64_t at, int64_t mask, int64_t value) {
+    uint8_t *p = (uint8_t *)a_p;
+    int64_t lanes = std::min<int64_t>(64, a4 - at), first = a_o + at * a9;
+    if (a9 == 1 && first % 8 == 0 && lanes == 64 && mask == -1) {
+        memcpy(p + first / 8, &value, 8);
+        return;
+    }
+    for (int64_t i = 0; i < lanes; ++i) if (mask >> i & 1) {
+        int64_t bit = first + i * a9;
+        p[bit >> 3] = (p[bit >> 3] & ~(1 << (bit & 7))) | (value >> i & 1) << (bit & 7);
+    }
 }
 
 void emu_sync_set(int64_t flag) {

@@ -10,8 +10,8 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
-import json
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -22,7 +22,7 @@ from pathlib import Path
 from firstlight.codegen.target import Tool
 from firstlight.runtime.errors import FirstlightError
 from firstlight.targets.ascend.compiler import cache, compiler, lower
-from firstlight.targets.ascend.rewrite import Entry, Module, rewrite
+from firstlight.targets.ascend.rewrite import Entry, rewrite
 
 HERE = Path(__file__).parent
 PASSES = ("--lower-affine", "--canonicalize", "--convert-vector-to-scf",
@@ -61,24 +61,19 @@ def build(text: str, chip: str, where: str) -> Built:
 
     Raises what `lower` raises, F471 for lowered code that is unknown, and F472 for a tool.
     """
-    key = hashlib.sha256("\0".join([text, chip, _made_by()]).encode()).hexdigest()
-    path = cache() / f"{key[:40]}.so"
-    record = path.with_suffix(".json")
-    if not (path.exists() and record.exists()):
-        module = rewrite(lower(text, chip, where).snapshot)
-        _compile(module, path)
-        _put(record, json.dumps({"entries": [[e.name, e.core, e.arguments]
-                                             for e in module.entries],
-                                 "beliefs": module.beliefs}).encode())
-    found = json.loads(record.read_text())
-    return Built(path, tuple(Entry(n, c, tuple(a)) for n, c, a in found["entries"]),
-                 tuple(found["beliefs"]))
+    module = rewrite(lower(text, chip, where).snapshot)
+    starts = "\n".join(_start(e) for e in module.entries)
+    key = "\0".join([module.text, starts, *PASSES, *CLANG, _machine()])
+    path = cache() / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.so"
+    if not path.exists():
+        _compile(module.text, starts, path)
+    return Built(path, module.entries, module.beliefs)
 
 
 def shims() -> ctypes.CDLL:
     """emulator.cpp, loaded so that kernels find its functions."""
     source = HERE / "emulator.cpp"
-    key = hashlib.sha256("\0".join([source.read_text(), str(CLANG), _made_by()]).encode())
+    key = hashlib.sha256("\0".join([source.read_text(), *CLANG, _machine()]).encode())
     path = cache() / f"shims-{key.hexdigest()[:40]}.so"
     if not path.exists():
         with tempfile.TemporaryDirectory(dir=cache()) as folder:
@@ -89,27 +84,24 @@ def shims() -> ctypes.CDLL:
 
 
 @functools.cache
-def _made_by() -> str:
-    """Hash of what turns a text into code: these files, the compiler, the machine's CPU."""
-    digest = hashlib.sha256()
-    for path in sorted([HERE / "compiler.py", *HERE.glob("rewrite*.py"),
-                        *HERE.glob("emulator*.*")]):
-        digest.update(path.read_bytes())
-    for found in filter(None, (compiler(), shutil.which("clang++-19"))):
-        stat = os.stat(found)
-        digest.update(f"{found} {stat.st_size} {stat.st_mtime_ns}".encode())
+def _machine() -> str:
+    """What compiled code depends on besides its text: the CPU, and LLVM's tools."""
+    words = [platform.machine()]
+    for tool in tools():
+        stat = os.stat(tool.found or "")
+        words.append(f"{stat.st_size} {stat.st_mtime_ns}")
     cpu = Path("/proc/cpuinfo")
     if cpu.exists():
-        digest.update(next((line for line in cpu.read_text().splitlines()
-                            if line.startswith(("flags", "Features"))), "").encode())
-    return digest.hexdigest()
+        words += [line for line in cpu.read_text().splitlines()
+                  if line.startswith(("flags", "Features"))][:1]
+    return "\n".join(words)
 
 
-def _compile(module: Module, path: Path) -> None:
+def _compile(text: str, starts: str, path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as name:
         folder = Path(name)
-        (folder / "kernel.mlir").write_text(module.text)
-        (folder / "entry.cpp").write_text("\n".join(_start(e) for e in module.entries))
+        (folder / "kernel.mlir").write_text(text)
+        (folder / "entry.cpp").write_text(starts)
         _run(["mlir-opt-19", str(folder / "kernel.mlir"), *PASSES, "-o", str(folder / "llvm.mlir")])
         _run(["mlir-translate-19", "--mlir-to-llvmir", str(folder / "llvm.mlir"), "-o",
               str(folder / "kernel.ll")])
@@ -135,12 +127,6 @@ def _start(entry: Entry) -> str:
     return (f'#include <cstdint>\nextern "C" void {name}({", ".join([*kinds, *["void *"] * 3])});\n'
             f'extern "C" void start_{entry.name}(void **m, const int64_t *s) '
             f'{{ {name}({", ".join([*values, *own])}); }}\n')
-
-
-def _put(path: Path, data: bytes) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(data)
-    os.replace(file.name, path)
 
 
 def _run(command: Sequence[str]) -> None:

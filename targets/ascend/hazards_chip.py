@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from firstlight.targets.ascend.hazards_events import PIPES, Bytes, Event, Memory
+from firstlight.targets.ascend.hazards_events import PIPES, Bits, Event, Memory
 from firstlight.targets.ascend.hazards_scalar import Value, integer
-from firstlight.targets.ascend.rewrite_hivm import SIZES, WIDTHS
+from firstlight.targets.ascend.rewrite_hivm import BITS, SIZES
 from firstlight.targets.ascend.rewrite_ops import Hivm, Op, Refused, hivm, memref, split
 
 if TYPE_CHECKING:
@@ -32,8 +32,9 @@ def _pointer(walk: Walk, op: Op) -> None:
     address = integer(walk, split(match[1])[0])
     if kind.space not in SIZES:
         raise Refused(f"a form of {op.name}", op.line)
-    walk.values[op.results[0]] = Memory(kind.space, address, shape, tuple(strides[:len(shape)]),
-                                        WIDTHS[kind.element])
+    walk.values[op.results[0]] = Memory(
+        kind.space, None if address is None else 8 * address, shape, tuple(strides[:len(shape)]),
+        BITS[kind.element])
 
 
 def _block_number(walk: Walk, op: Op) -> None:
@@ -81,7 +82,7 @@ def _vector(walk: Walk, op: Op) -> None:
                 _group(walk, clauses, "outs") + _group(walk, clauses, "temp_buffer"))
 
 
-L0 = tuple(Bytes(f"half of L0, {i}", None) for i in range(2))
+L0 = tuple(Bits(f"half of L0, {i}", None) for i in range(2))
 """Where MTE1 brings factors, by the flag that guards it."""
 
 

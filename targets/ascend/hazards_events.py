@@ -19,7 +19,10 @@ Part = int | tuple[int, str]
 
 @dataclass(frozen=True)
 class Memory:
-    """A piece of a memory: bytes from the start, or None where unknown; strides in elements."""
+    """A piece of a memory: bits from the start, or None where unknown; strides in elements.
+
+    `width` is that of an element, in bits: masks lie in memory bit by bit.
+    """
 
     space: str
     offset: int | None
@@ -27,10 +30,10 @@ class Memory:
     strides: tuple[int | None, ...]
     width: int
 
-    def bytes(self) -> Bytes:
-        """Which bytes it has."""
+    def bits(self) -> Bits:
+        """Which bits it has."""
         if self.offset is None or None in self.shape or None in self.strides:
-            return Bytes(self.space, None)
+            return Bits(self.space, None)
         run, starts = self.width, np.array([self.offset], np.int64)
         sides = list(zip(self.shape, self.strides, strict=True))
         while sides and (sides[-1][1] * self.width == run or sides[-1][0] == 1):
@@ -39,20 +42,27 @@ class Memory:
         for side, stride in sides:
             starts = (starts[:, None] + np.arange(side, dtype=np.int64) * stride * self.width
                       ).reshape(-1)
-        return Bytes(self.space, np.sort(starts), run) if starts.size and run else Bytes(
+        return Bits(self.space, np.sort(starts), run) if starts.size and run else Bits(
             self.space, np.empty(0, np.int64))
 
 
 @dataclass(frozen=True)
-class Bytes:
-    """Bytes of a memory: runs of one length; `starts` None for all of it."""
+class Either:
+    """One of several pieces: a choice by something that is not known."""
+
+    memories: tuple[Memory, ...]
+
+
+@dataclass(frozen=True)
+class Bits:
+    """Bits of a memory: runs of one length; `starts` None for all of it."""
 
     space: str
     starts: NDArray[np.int64] | None
     run: int = 0
 
-    def overlaps(self, other: Bytes) -> bool:
-        """Whether the two share a byte."""
+    def overlaps(self, other: Bits) -> bool:
+        """Whether the two share a bit."""
         if self.space != other.space:
             return False
         if self.starts is None or other.starts is None:
@@ -83,8 +93,8 @@ class Event:
     slot: str = ""
     other: str = ""
     flag: int | None = 0
-    reads: tuple[Bytes, ...] = ()
-    writes: tuple[Bytes, ...] = ()
+    reads: tuple[Bits, ...] = ()
+    writes: tuple[Bits, ...] = ()
     after: tuple[str, ...] = ()
 
 

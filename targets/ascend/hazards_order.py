@@ -12,7 +12,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from firstlight.targets.ascend.hazards_events import PIPES, Bytes, Core, Event
+from firstlight.targets.ascend.hazards_events import PIPES, Bits, Core, Event
 from firstlight.targets.ascend.rewrite_ops import Op
 
 IN_ORDER = frozenset({"S", "V", "M", "MTE1"})
@@ -205,7 +205,7 @@ def _ready(core: _Core, event: Event, between: dict[tuple[str, int | None], dequ
 def hazards(found: Order) -> Iterator[Finding]:
     """Pairs of accesses to the same bytes, one of them a write, that are in no order."""
     seen: set[tuple[int, int]] = set()
-    by_space: dict[str, list[tuple[int, bool, Bytes]]] = defaultdict(list)
+    by_space: dict[str, list[tuple[int, bool, Bits]]] = defaultdict(list)
     for number, node in enumerate(found.nodes):
         for written, some in ((False, node.event.reads), (True, node.event.writes)):
             for piece in some:

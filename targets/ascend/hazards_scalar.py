@@ -7,17 +7,16 @@ import math
 import operator
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from firstlight.targets.ascend.hazards_events import Memory
+from firstlight.targets.ascend.hazards_events import Either, Memory
 from firstlight.targets.ascend.rewrite_ops import Op, Refused, split
 
 if TYPE_CHECKING:
     from firstlight.targets.ascend.hazards_walk import Walk
 
 Value = Any
-"""An int, a bool, a `Memory`, `Cells`, or None where unknown."""
+"""An int, a bool, a `Memory`, `Either` of some, `Cells`, or None where unknown."""
 
 
 def integer(walk: Walk, text: str) -> int | None:
@@ -25,6 +24,13 @@ def integer(walk: Walk, text: str) -> int | None:
     if text.startswith("%"):
         return walk.value(text)
     return int(text) if re.fullmatch(r"-?\d+", text) else None
+
+
+def alternatives(value: Value) -> tuple[Memory, ...]:
+    """The memories that a value may be."""
+    if isinstance(value, Either):
+        return value.memories
+    return (value,) if isinstance(value, Memory) else ()
 
 
 def _operands(walk: Walk, op: Op) -> list[Value]:
@@ -68,9 +74,10 @@ def _cmpi(walk: Walk, op: Op) -> Value:
 
 def _select(walk: Walk, op: Op) -> Value:
     condition, yes, no = _operands(walk, op)
-    if condition is None and isinstance(yes, Memory) and isinstance(no, Memory):
-        return replace(yes, offset=None)
-    return None if condition is None else yes if condition else no
+    if condition is not None:
+        return yes if condition else no
+    some = [m for value in (yes, no) for m in alternatives(value)]
+    return Either(tuple(some)) if some else None
 
 
 def _affine(walk: Walk, op: Op) -> Value:

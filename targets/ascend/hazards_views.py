@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from firstlight.targets.ascend.hazards_events import Memory
+from firstlight.targets.ascend.hazards_events import Either, Memory
 from firstlight.targets.ascend.hazards_scalar import Value, integer
 from firstlight.targets.ascend.rewrite_ops import MemRef, Op, Refused, memref, split
 
@@ -121,7 +121,7 @@ def _kept(shape: Sequence[int | None], kind: MemRef) -> list[int]:
 def _reinterpret(walk: Walk, op: Op) -> None:
     source = _source(walk, op)
     (offset,), sizes, strides = _lists(walk, op.text)
-    base = 0 if source.space.startswith("gm") else source.offset
+    base = source.offset if source.space in ("ub", "l1", "l0c") else 0
     where = None if offset is None or base is None else base + offset * source.width
     bounds = memref(op.text.rpartition(" to ")[2]).shape
     shape = [size if size is not None else bound
@@ -173,9 +173,36 @@ def _dim(walk: Walk, op: Op) -> None:
     walk.values[op.results[0]] = None
 
 
-VIEWS: dict[str, Callable[[Walk, Op], None]] = {
+def _global(walk: Walk, op: Op) -> None:
+    name, _, kind = op.text.partition(" : ")
+    shape = memref(kind).shape
+    walk.values[op.results[0]] = Memory(f"table {name}", 0, shape, (None,) * len(shape), 8)
+
+
+Handler = Callable[["Walk", Op], None]
+
+
+def _each(view: Handler) -> Handler:
+    """The same of each piece that the source may be."""
+    def run(walk: Walk, op: Op) -> None:
+        name = re.split(r"[\[ ]", op.text)[0]
+        source = walk.value(name)
+        if not isinstance(source, Either):
+            view(walk, op)
+            return
+        found = []
+        for memory in source.memories:
+            walk.values[name] = memory
+            view(walk, op)
+            found.append(walk.values[op.results[0]])
+        walk.values[name] = source
+        walk.values[op.results[0]] = Either(tuple(found))
+    return run
+
+
+VIEWS: dict[str, Handler] = {
     "memref.alloca": _alloca, "memref.load": _load, "memref.store": _store,
-    "memref.subview": _subview, "memref.reinterpret_cast": _reinterpret,
-    "memref.collapse_shape": _collapse, "memref.expand_shape": _expand, "memref.cast": _same,
-    "memref.dim": _dim,
+    "memref.subview": _each(_subview), "memref.reinterpret_cast": _each(_reinterpret),
+    "memref.collapse_shape": _each(_collapse), "memref.expand_shape": _each(_expand),
+    "memref.cast": _same, "memref.dim": _dim, "memref.get_global": _global,
 }

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from firstlight.targets.ascend.hazards_chip import CHIP, GRID
-from firstlight.targets.ascend.hazards_events import Bytes, Event, Memory, Part
-from firstlight.targets.ascend.hazards_scalar import SCALAR, Value
+from firstlight.targets.ascend.hazards_events import Bits, Event, Memory, Part
+from firstlight.targets.ascend.hazards_scalar import SCALAR, Value, alternatives
 from firstlight.targets.ascend.hazards_views import VIEWS
 from firstlight.targets.ascend.rewrite import Function
-from firstlight.targets.ascend.rewrite_hivm import WIDTHS
+from firstlight.targets.ascend.rewrite_hivm import BITS
 from firstlight.targets.ascend.rewrite_ops import Op, Refused, memref, split
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Walk:
         scalars = [name for name, type_ in head.arguments if not type_.startswith("memref")]
         for i, (name, type_) in enumerate(head.arguments):
             if type_.startswith("memref"):
-                width = WIDTHS[memref(type_).element]
+                width = BITS[memref(type_).element]
                 self.values[name] = Memory(f"gm{i}", 0, (None,), (1,), width)
             else:
                 place = scalars.index(name) - len(scalars) + 3
@@ -80,15 +80,17 @@ class Walk:
                slot: str = "") -> None:
         """Note that a pipe reads and writes memories."""
         self.events.append(Event("access", pipe, op, slot,
-                                 reads=tuple(self.bytes(m, op) for m in reads),
-                                 writes=tuple(self.bytes(m, op) for m in writes)))
+                                 reads=tuple(b for m in reads for b in self.bits(m, op)),
+                                 writes=tuple(b for m in writes for b in self.bits(m, op))))
 
-    def bytes(self, memory: Value, op: Op) -> Bytes:
-        """Bytes of an operand, each vector core's UB under its own name."""
-        if not isinstance(memory, Memory):
+    def bits(self, value: Value, op: Op) -> Iterator[Bits]:
+        """Bits of an operand, each vector core's UB under its own name."""
+        some = alternatives(value)
+        if not some:
             raise Refused(f"an operand of {op.name} whose memory is not known", op.line)
-        found = memory.bytes()
-        return replace(found, space=f"ub{self.half}") if found.space == "ub" else found
+        for memory in some:
+            found = memory.bits()
+            yield replace(found, space=f"ub{self.half}") if found.space == "ub" else found
 
 
 def _for(walk: Walk, op: Op) -> None:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from firstlight.targets.ascend.rewrite_hivm import SIZES, Context, chip
+from firstlight.targets.ascend.rewrite_hivm import SIZES, Context, chip, special
 from firstlight.targets.ascend.rewrite_ops import Op, Refused, balanced, dictionary, parse, split
 from firstlight.targets.ascend.rewrite_upstream import (
     NEW,
@@ -90,6 +90,9 @@ def rewrite(text: str) -> Module:
     context = Context()
     entries, body = [], []
     for op in module.regions[0]:
+        if op.name == "memref.global":
+            body += upstream(op)
+            continue
         if op.name != "func.func":
             raise Refused(f"an op {op.name} outside of functions", op.line)
         head = function(op)
@@ -133,7 +136,7 @@ def _head(head: Function) -> str:
 
 def _ops(ops: list[Op], context: Context) -> Iterator[str]:
     for op in ops:
-        if op.name.startswith("hivm.") or op.name == "annotation.mark":
+        if special(op):
             yield from chip(op, context)
             continue
         *before, last = upstream(op)

@@ -18,8 +18,9 @@ SIZES = {"ub": 253952, "l1": 524288, "l0c": 262144}
 """Bytes of a core's memories that code may use; emulator.cpp has the same."""
 KINDS = {"f32": 0, "f16": 1, "bf16": 2, "i8": 3, "i16": 4, "i32": 5, "i64": 6, "f8E4M3FN": 7}
 """Element types as emulator.cpp numbers them."""
-WIDTHS = {"f32": 4, "f16": 2, "bf16": 2, "i8": 1, "i16": 2, "i32": 4, "i64": 8, "f8E4M3FN": 1,
-          "i1": 1}
+BITS = {"f32": 32, "f16": 16, "bf16": 16, "i8": 8, "i16": 16, "i32": 32, "i64": 64, "f8E4M3FN": 8,
+        "i1": 1}
+"""Of an element in memory: masks lie there bit by bit."""
 
 ERASED = frozenset(f"hivm.hir.{name}" for name in (
     "set_flag", "wait_flag", "pipe_barrier", "set_ctrl", "set_mask_norm")) | {"annotation.mark"}
@@ -110,8 +111,14 @@ class Lines:
         return [pointer, offset, *sizes, *strides]
 
 
+def special(op: Op) -> bool:
+    """Whether an op is for `chip`: of the chip's dialect, or with another meaning than upstream."""
+    return (op.name.startswith("hivm.") or op.name in ERASED or op.name == "memref.get_global"
+            or (op.name in MASKS and bool(re.search(r"memref<[^>]*xi1[,>]", op.text))))
+
+
 def chip(op: Op, context: Context) -> Iterator[str]:
-    """The lines of one op of the chip's dialect. Raises Refused for an unknown one or form."""
+    """The lines of one op that is `special`. Raises Refused for an unknown one or form."""
     if op.name in ERASED:
         return
     handler = HANDLERS.get(op.name.removeprefix("hivm.hir."))
@@ -135,6 +142,14 @@ def _kind(type_: str, op: Op) -> int:
     if element not in KINDS:
         raise Refused(f"elements {element} of {op.name}", op.line)
     return KINDS[element]
+
+
+def _width(type_: str, op: Op) -> int:
+    """Bytes of an element."""
+    bits = BITS.get(memref(type_).element, 0)
+    if bits < 8:
+        raise Refused(f"elements {memref(type_).element} of {op.name}", op.line)
+    return bits // 8
 
 
 def _index(function: str) -> Callable[[Op, Context], Iterator[str]]:
@@ -168,7 +183,7 @@ def _move(op: Op, context: Context) -> Iterator[str]:
     if memref(kinds[0]).element != memref(kinds[1]).element:
         raise Refused(f"two element types of {op.name}", op.line)
     arguments = [*lines.view(source, kinds[0], op.line), *lines.view(target, kinds[1], op.line),
-                 lines.constant(WIDTHS[memref(kinds[0]).element])]
+                 lines.constant(_width(kinds[0], op))]
     yield from [*lines.lines, context.call("emu_move", arguments)]
 
 
@@ -184,7 +199,7 @@ def _transpose(op: Op, context: Context) -> Iterator[str]:
     pointer, offset, *rest = lines.view(source, kinds[0], op.line)
     turned = [rest[i] for i in sides] + [rest[RANK + i] for i in sides]
     arguments = [pointer, offset, *turned, *lines.view(target, kinds[1], op.line),
-                 lines.constant(WIDTHS[memref(kinds[0]).element])]
+                 lines.constant(_width(kinds[0], op))]
     yield from [*lines.lines, context.call("emu_move", arguments)]
 
 
@@ -200,7 +215,7 @@ def _nd2nz(op: Op, context: Context) -> Iterator[str]:
     lines = Lines()
     (source, target), kinds = _two(clauses)
     arguments = [*lines.view(source, kinds[0], op.line), *lines.view(target, kinds[1], op.line),
-                 lines.constant(WIDTHS[memref(kinds[0]).element])]
+                 lines.constant(_width(kinds[0], op))]
     yield from [*lines.lines, context.call("emu_nd2nz", arguments)]
 
 
@@ -310,7 +325,7 @@ def _vgather(op: Op, context: Context) -> Iterator[str]:
     arguments = [*lines.view(source, kinds[0], op.line),
                  *lines.view(indices, indices_kind, op.line),
                  *lines.view(target, kinds[1], op.line),
-                 lines.constant(WIDTHS[memref(kinds[0]).element])]
+                 lines.constant(_width(kinds[0], op))]
     yield from [*lines.lines, context.call("emu_gather", arguments)]
 
 
@@ -327,10 +342,69 @@ def _sync(function: str) -> Callable[[Op, Context], Iterator[str]]:
     return lines
 
 
+MASKS = ("vector.transfer_read", "vector.transfer_write", "memref.load", "memref.store")
+
+
+def _mask(op: Op, context: Context) -> Iterator[str]:
+    """Up to 64 lanes of a mask, read from or written to memory, where it lies bit by bit."""
+    match = re.fullmatch(r"(?:(?P<value>%[\w#.$-]+), )?(?P<memory>%[\w#.$-]+)\[(?P<at>[^\]]*)\]"
+                         r"(?:, (?P<pad>%[\w#.$-]+))??(?:, (?P<mask>%[\w#.$-]+))? : (?P<types>.*)",
+                         op.text)
+    read = op.name == "vector.transfer_read"
+    if match is None or "permutation_map" in op.attributes or op.name.startswith("memref."):
+        raise Refused(f"a form of {op.name} for masks", op.line)
+    one, two = split(match["types"])
+    kind, vector = (one, two) if read else (two, one)
+    count = re.fullmatch(r"vector<(\d+)xi1>", vector)
+    if count is None or int(count[1]) > 64 or memref(kind).rank != 1:
+        raise Refused(f"a form of {op.name} for masks", op.line)
+    lanes, lines = int(count[1]), Lines()
+    every = lines.constant((1 << lanes) - 1 if lanes < 64 else -1)
+    mask = _bits(lines, match["mask"], lanes) if match["mask"] else every
+    other = (lines.integer(match["pad"], "i1") if read
+             else _bits(lines, match["value"], lanes))
+    arguments = [*lines.view(match["memory"], kind, op.line), lines.integer(match["at"], "index"),
+                 mask, other]
+    if not read:
+        yield from [*lines.lines, context.call("emu_mask_write", arguments)]
+        return
+    number, whole, all64 = fresh(), fresh(), fresh()
+    yield from [*lines.lines, context.call("emu_mask_read", arguments, number)]
+    yield f"{whole} = vector.broadcast {number} : i64 to vector<1xi64>"
+    yield f"{all64} = vector.bitcast {whole} : vector<1xi64> to vector<64xi1>"
+    yield (f"{op.results[0]} = vector.extract_strided_slice {all64} {{offsets = [0], sizes = "
+           f"[{lanes}], strides = [1]}} : vector<64xi1> to vector<{lanes}xi1>")
+
+
+def _bits(lines: Lines, value: str, lanes: int) -> str:
+    """A mask as an i64."""
+    if lanes < 64:
+        zero, wide = fresh(), fresh()
+        lines.lines += [
+            f"{zero} = arith.constant dense<false> : vector<64xi1>",
+            f"{wide} = vector.insert_strided_slice {value}, {zero} {{offsets = [0], strides = [1]}}"
+            f" : vector<{lanes}xi1> into vector<64xi1>"]
+        value = wide
+    one, number = fresh(), fresh()
+    lines.lines += [f"{one} = vector.bitcast {value} : vector<64xi1> to vector<1xi64>",
+                    f"{number} = vector.extract {one}[0] : i64 from vector<1xi64>"]
+    return number
+
+
+def _get_global(op: Op, context: Context) -> Iterator[str]:
+    """A table that comes with the kernel: a memory like an argument's."""
+    name, _, kind = op.text.partition(" : ")
+    yield f"{op.results[0]} = memref.get_global {name} : {types(kind)}"
+    lines = Lines()
+    arguments = [*lines.view(op.results[0], kind, op.line), lines.constant(_width(kind, op))]
+    yield from [*lines.lines, context.call("emu_table", arguments)]
+
+
 HANDLERS: dict[str, Callable[[Op, Context], Iterator[str]]] = {
     "get_block_idx": _index("emu_block_idx"),
     "get_sub_block_idx": _index("emu_sub_block_idx"),
     "get_block_num": _index("emu_block_num"),
+    **dict.fromkeys(MASKS, _mask), "memref.get_global": _get_global,
     "pointer_cast": _pointer_cast, "load": _move, "store": _move, "copy": _move,
     "vtranspose": _transpose, "nd2nz": _nd2nz,
     "mmadL1": _mmad, "mmadmxL1": _mmadmx, "load_scale": _load_scale,

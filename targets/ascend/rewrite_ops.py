@@ -132,7 +132,7 @@ def parse_line(line: str) -> Op:
     results = [r.strip() for r in (match["results"] or "").removesuffix("= ").split(",")]
     name = match["quoted"] or match["name"]
     name = {"call": "func.call", "return": "func.return"}.get(name, name)
-    if name == "func.func":
+    if name in ("func.func", "vector.mask"):      # with a region, or a function's attributes
         text, attributes = match["rest"], {}
     else:
         text, attributes = _take_dictionary(match["rest"])

@@ -10,7 +10,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterator
 
-from firstlight.targets.ascend.rewrite_ops import Op, Refused, plain, split
+from firstlight.targets.ascend.rewrite_ops import Op, Refused, parse_line, plain, split
 
 F8 = "f8E4M3FN"
 PASSED = frozenset("""
@@ -23,7 +23,8 @@ arith.subi arith.trunci arith.uitofp arith.xori
 math.absf math.absi math.ceil math.cos math.erf math.exp math.exp2 math.floor math.fma math.log
 math.log1p math.log2 math.powf math.round math.roundeven math.rsqrt math.sin math.sqrt math.tanh
 math.trunc
-memref.alloca memref.cast memref.collapse_shape memref.dim memref.expand_shape memref.load
+memref.alloca memref.cast memref.collapse_shape memref.dim memref.expand_shape memref.get_global
+memref.global memref.load
 memref.reinterpret_cast memref.store memref.subview memref.view
 vector.bitcast vector.broadcast vector.constant_mask vector.create_mask vector.deinterleave
 vector.extract vector.extract_strided_slice vector.extractelement vector.gather vector.insert
@@ -255,6 +256,16 @@ def _reduction(op: Op) -> Iterator[str]:
     yield f"{_results(op)}vector.reduction {kind}, {vector}{start} : {rest}"
 
 
+def _mask(op: Op) -> Iterator[str]:
+    """An op in one line under a mask."""
+    match = re.fullmatch(r"(%[\w#.$-]+) \{ (.*) \} : (.*)", op.text)
+    if match is None:
+        raise Refused(f"a form of {op.name}", op.line)
+    *before, inner = upstream(parse_line(match[2]))
+    yield from before
+    yield f"{_results(op)}vector.mask {match[1]} {{ {inner} }} : {types(match[3])}"
+
+
 def _conversion(op: Op) -> Iterator[str]:
     """Register pairs and halves, and one-lane vectors."""
     values, _, rest = types(op.text).partition(" : ")
@@ -284,6 +295,6 @@ def _lanes(type_: str) -> int:
 
 SPECIAL: dict[str, Callable[[Op], Iterator[str]]] = {
     "arith.extf": _extf, "arith.truncf": _truncf, "arith.fptosi": _to_integer,
-    "arith.fptoui": _to_integer, "arith.constant": _arith_constant,
+    "arith.fptoui": _to_integer, "arith.constant": _arith_constant, "vector.mask": _mask,
     "vector.reduction": _reduction, "builtin.unrealized_conversion_cast": _conversion,
 }

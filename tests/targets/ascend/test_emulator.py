@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from firstlight.targets.ascend import emulator_build
+from firstlight.targets.ascend.compiler import Lowered
 from firstlight.targets.ascend.emulator import Emulator, EmulatorError
 from firstlight.targets.ascend.emulator_build import lacking
 from firstlight.targets.ascend.rewrite_ops import Refused
@@ -96,3 +98,38 @@ def test_lowered_code_that_is_unknown_is_refused_by_name():
     assert list(emulator.refused) == ["total"]
     with pytest.raises(Refused, match=r"F471.*running sum"):
         emulator.run("total", [], 1)
+
+
+def test_masks_lie_in_memory_bit_by_bit(monkeypatch):
+    """Row 1 of 2x256 bits is bytes 32 to 39: what lies behind the rows is not touched."""
+    gm, ub = "memref<?xf32, #hivm.address_space<gm>>", "memref<64xf32, #hivm.address_space<ub>>"
+    bits = "memref<2x256xi1, #hivm.address_space<ub>>"
+    row = "memref<64xi1, strided<[1], offset: 256>, #hivm.address_space<ub>>"
+    window = "memref<64xf32, strided<[1]>, #hivm.address_space<gm>>"
+    lines = [f"%{v} = memref.reinterpret_cast %{v}0 to offset: [0], sizes: [64], strides: [1] : "
+             f"{gm} to {window}" for v in "xy"] + [
+        "%i = arith.constant 0 : index", "%f = arith.constant false",
+        "%zero = arith.constant 0.0 : f32", "%zeros = arith.constant dense<0.0> : vector<64xf32>",
+        "%at0 = arith.constant 0 : i64", "%at1 = arith.constant 64 : i64",
+        f"%a = hivm.hir.pointer_cast(%at1) : {ub}", f"%m = hivm.hir.pointer_cast(%at0) : {bits}",
+        f"hivm.hir.load ins(%x : {window}) outs(%a : {ub})",
+        f"%v = vector.transfer_read %a[%i], %zero {{in_bounds = [true]}} : {ub}, vector<64xf32>",
+        "%p = arith.cmpf ogt, %v, %zeros : vector<64xf32>",
+        f"%r = memref.subview %m[1, 0] [1, 64] [1, 1] : {bits} to {row}",
+        f"vector.transfer_write %p, %r[%i] {{in_bounds = [true]}} : vector<64xi1>, {row}",
+        f"%q = vector.transfer_read %r[%i], %f {{in_bounds = [true]}} : {row}, vector<64xi1>",
+        f"%w = vector.transfer_read %a[%i], %zero {{in_bounds = [true]}} : {ub}, vector<64xf32>",
+        "%n = arith.negf %w : vector<64xf32>",
+        "%s = arith.select %q, %w, %n : vector<64xi1>, vector<64xf32>",
+        f"vector.transfer_write %s, %a[%i] {{in_bounds = [true]}} : vector<64xf32>, {ub}",
+        f"hivm.hir.store ins(%a : {ub}) outs(%y : {window})"]
+    body = "\n".join(f"    {line}" for line in lines)
+    text = (f"module {{\n  func.func @absolute(%x0: {gm}, %y0: {gm}, %gx: i32, %gy: i32, %gz: i32) "
+            "attributes {hacc.entry, hivm.func_core_type = #hivm.func_core_type<AIV>} {\n"
+            f"{body}\n    return\n  }}\n}}\n")
+    monkeypatch.setattr(emulator_build, "lower", lambda text, chip, where: Lowered("", text))
+    record = {"launches": [{"entry": "absolute", "grid": [1], "args": [0, 1]}]}
+    x = np.random.default_rng(0).standard_normal(64).astype(np.float32)
+    y = np.zeros_like(x)
+    Emulator({"absolute": (text, record)}).run("absolute", [x, y], 1)
+    np.testing.assert_array_equal(y, np.abs(x))
