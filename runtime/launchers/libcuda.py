@@ -127,6 +127,7 @@ class LibcudaQueue:
             self.stream = call.handle("cuStreamCreate", NON_BLOCKING)
             device.own(self, "cuStreamDestroy_v2", self.stream)
         self._stage: Bytes | None = None
+        self._running: list[Graph] = []     # what they point to is needed until they are done
 
     def allocate(self, nbytes: int) -> Memory:
         """Memory of zeros, aligned to 256 bytes."""
@@ -151,14 +152,14 @@ class LibcudaQueue:
             to = self._staging(out.size) if out.size <= STAGED else out
             call("cuMemcpyDtoHAsync_v2", ctypes.c_void_p(to.ctypes.data),
                  _address(memory, offset), ctypes.c_size_t(out.size), self.stream)
-            call("cuStreamSynchronize", self.stream)
+            self._wait()
             if to is not out:
                 out[:] = to[: out.size]
 
     def finish(self) -> None:
         """Wait."""
-        with self.device.current() as call:
-            call("cuStreamSynchronize", self.stream)
+        with self.device.current():
+            self._wait()
 
     def bind(self, calls: Sequence[Call]) -> Graph:
         """Capture the launches as a graph."""
@@ -187,6 +188,11 @@ class LibcudaQueue:
         """Launch the graph."""
         with self.device.current() as call:
             call("cuGraphLaunch", bound.handle, self.stream)
+            self._running.append(bound)
+
+    def _wait(self) -> None:
+        self.device.api("cuStreamSynchronize", self.stream)
+        self._running.clear()
 
     def _launch(self, call: Call) -> None:
         function: Function = call.function

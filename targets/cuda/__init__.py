@@ -70,7 +70,7 @@ class Elsewhere:
 
 def _emulate(kernels: Mapping[str, Kernel], folder: Path) -> Executor | None:
     """The same launches, run by a target that runs threads here: no GPU is asked for."""
-    from firstlight.codegen.simt import scheduled
+    from firstlight.codegen.simt.schedule import scheduled
     from firstlight.targets import available
 
     launches = [scheduled(kernels[name], CAPABILITIES) for name in sorted(kernels)]

@@ -88,6 +88,17 @@ long fake_count(const char *name) {
     return 0;
 }
 
+/* The memory that an address lies in. */
+int fake_block(pointer at, pointer *first, size_t *size) {
+    for (block *b = blocks; b; b = b->next)
+        if (!b->freed && at >= b->at && at < b->at + b->size) {
+            *first = b->at;
+            *size = b->size;
+            return 1;
+        }
+    return 0;
+}
+
 void fake_set(const char *name, long value) {
     if (!strcmp(name, "driver")) driver = (int)value;
     if (!strcmp(name, "capability")) capability = (int)value;
