@@ -347,10 +347,11 @@ MASKS = ("vector.transfer_read", "vector.transfer_write", "memref.load", "memref
 
 def _mask(op: Op, context: Context) -> Iterator[str]:
     """Up to 64 lanes of a mask, read from or written to memory, where it lies bit by bit."""
-    match = re.fullmatch(r"(?:(?P<value>%[\w#.$-]+), )?(?P<memory>%[\w#.$-]+)\[(?P<at>[^\]]*)\]"
-                         r"(?:, (?P<pad>%[\w#.$-]+))??(?:, (?P<mask>%[\w#.$-]+))? : (?P<types>.*)",
-                         op.text)
     read = op.name == "vector.transfer_read"
+    name = r"%[\w#.$-]+"
+    before, pad = ("", rf", (?P<other>{name})") if read else (rf"(?P<other>{name}), ", "")
+    match = re.fullmatch(rf"{before}(?P<memory>{name})\[(?P<at>[^\]]*)\]{pad}"
+                         rf"(?:, (?P<mask>{name}))? : (?P<types>.*)", op.text)
     if match is None or "permutation_map" in op.attributes or op.name.startswith("memref."):
         raise Refused(f"a form of {op.name} for masks", op.line)
     one, two = split(match["types"])
@@ -361,8 +362,8 @@ def _mask(op: Op, context: Context) -> Iterator[str]:
     lanes, lines = int(count[1]), Lines()
     every = lines.constant((1 << lanes) - 1 if lanes < 64 else -1)
     mask = _bits(lines, match["mask"], lanes) if match["mask"] else every
-    other = (lines.integer(match["pad"], "i1") if read
-             else _bits(lines, match["value"], lanes))
+    other = (lines.integer(match["other"], "i1") if read
+             else _bits(lines, match["other"], lanes))
     arguments = [*lines.view(match["memory"], kind, op.line), lines.integer(match["at"], "index"),
                  mask, other]
     if not read:
