@@ -194,7 +194,8 @@ def _libraries() -> tuple[bytes, ...]:
 @functools.cache
 def _linked(name: str) -> bool:
     # names stand without separators in bitcode: a hit may be the beginning of a longer one
-    return any(f"_mlir_ciface_{name}".encode() in library for library in _libraries())
+    symbol = name if name.startswith("_mlir_ciface_") else f"_mlir_ciface_{name}"
+    return any(symbol.encode() in library for library in _libraries())
 
 
 def unlinked(module: str) -> Iterator[str]:

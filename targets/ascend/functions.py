@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,10 +10,11 @@ from typing import Any
 from firstlight.targets.ascend.nests import WIDTHS, Axis, Memory, Nest, Program, Repeat, Selection
 from firstlight.targets.ascend.nests import Step
 from firstlight.targets.ascend.nodes import Node, const, make, walk
+from firstlight.targets.ascend.products import Product, masked
 from firstlight.targets.ascend.schedule import Tile, tiles
 from firstlight.targets.ascend.selection import select
 from firstlight.targets.ascend.text import TYPES, Value, Writer
-from firstlight.targets.ascend.values import Place, Values
+from firstlight.targets.ascend.values import ONLY, Place, Values
 
 CORES = 64
 """Most blocks of a launch: vector cores of the middle SKU. Rounds are dealt out to what there is."""
@@ -65,18 +66,20 @@ class Emitter:
                 for i, step in enumerate(self.program.steps)]
 
     def function(self, entry: str, step: Step) -> Function:
-        body = _Body(self)
+        body = Body(self)
         body.begin()
         body.step(step)
         head = [f"{name}: memref<?x{type_}>" for name, type_, _ in body.arguments.values()]
         head += [f"%{n}: i32" for n in ("S", "gx", "gy", "gz", "px", "py", "pz")]
-        text = [f'  func.func @{entry}({", ".join(head)}) attributes {{global_kernel = "local"}} {{',
+        mixed = ', mix_mode = "mix"' * body.mixed
+        text = [f'  func.func @{entry}({", ".join(head)}) attributes {{global_kernel = "local"'
+                f"{mixed}}} {{",
                 *body.out.lines, "    return", "  }", ""]
         arguments = [source for _, _, source in body.arguments.values()]
         return Function(entry, "\n".join(text), arguments, body.rounds)
 
 
-class _Body:
+class Body:
     """One function's body."""
 
     def __init__(self, emitter: Emitter) -> None:
@@ -85,6 +88,7 @@ class _Body:
         self.arguments: dict[Any, tuple[str, str, int | str]] = {}
         self.places: dict[str, Place] = {}
         self.rounds = const(1)
+        self.mixed = False
 
     def begin(self) -> None:
         for name, argument in (("pid", "px"), ("all", "gx"), ("tokens", "S")):
@@ -168,7 +172,12 @@ class _Body:
                 condition = self.values((), at).value(nest.condition).name
                 stack.enter_context(self.out.region(f"scf.if {condition} {{"))
             axes = tile.inside(nest.axes)
-            acc = self.reduced(tile, axes, at) if nest.join else None
+            acc = None
+            if tile.product:
+                acc = Product(self, tile, at).total()
+                self.mixed = True
+            elif nest.join:
+                acc = self.reduced(tile, axes, at)
             values = self.values(axes, at, acc)
             values.store(values.value(nest.value), nest.index, self.places[nest.buffer.name])
 
@@ -178,22 +187,24 @@ class _Body:
         """All parts' terms joined: a value for each place of the tile."""
         nest = tile.nest
         dtype = nest.parts[0].term.dtype
-        names = tuple(a.name for a in axes) or ("one",)
+        names = tuple(a.name for a in axes) or (ONLY,)
         sizes = tuple(a.length or 0 for a in axes) or (1,)
         neutral = self.out.constant(NEUTRAL[nest.join, dtype], dtype)
         total = self.out.fill(neutral, dtype, sizes)
         for part in nest.parts:
-            total = self.part(tile, part.term, tile.outside(part.axes),
-                              (axes, tile.inside(part.axes)), at,
-                              Value(total, dtype, names, sizes))
+            def join(term: Node, at: dict[str, str], total: Value,
+                     inside: tuple[Axis, ...] = tile.inside(part.axes)) -> str:
+                return self.join(nest.join, term, (axes, inside), at, total)
+
+            total = self.part(part.term, tile.outside(part.axes), at,
+                              Value(total, dtype, names, sizes), join)
         return Value(total, dtype, names, sizes)
 
-    def part(self, tile: Tile, term: Node, loops: tuple[Axis, ...],
-             axes: tuple[tuple[Axis, ...], tuple[Axis, ...]], at: dict[str, str],
-             total: Value) -> str:
+    def part(self, term: Node, loops: tuple[Axis, ...], at: dict[str, str], total: Value,
+             join: Callable[[Node, dict[str, str], Value], str]) -> str:
         """`total` and the terms of a part joined, loop by loop."""
         if not loops:
-            return self.join(tile.nest.join, term, axes, at, total)
+            return join(term, at, total)
         axis, *rest = loops
         zero, one = self.out.index(0), self.out.index(1)
         most = self.values((), at).scalar_index(axis.extent)
@@ -201,8 +212,8 @@ class _Body:
         head = (f"{result} = scf.for {step} = {zero} to {most} step {one} iter_args({running} = "
                 f"{total.name}) -> ({total.type}) {{")
         with self.out.region(head):
-            inner = self.part(tile, term, tuple(rest), axes, {**at, axis.name: step},
-                              Value(running, total.dtype, total.axes, total.sizes))
+            inner = self.part(term, tuple(rest), {**at, axis.name: step},
+                              Value(running, total.dtype, total.axes, total.sizes), join)
             self.out.line(f"scf.yield {inner} : {total.type}")
         return result
 
@@ -217,7 +228,7 @@ class _Body:
         value = values.value(term)
         for axis in gone:
             if axis.valid is not None:
-                value = self.masked(values, value, axis, NEUTRAL[join, total.dtype])
+                value = masked(values, value, axis, NEUTRAL[join, total.dtype])
         if gone:
             names = total.axes + tuple(a.name for a in gone)
             sizes = total.sizes + tuple(a.length or 0 for a in gone)
@@ -230,14 +241,6 @@ class _Body:
                 f"{total.type}) dimensions = {dimensions}"), total.dtype, total.axes, total.sizes)
         return values.apply(op, total.dtype, total,
                             values.spread(value, total.axes, total.sizes)).name
-
-    def masked(self, values: Values, value: Value, axis: Axis, neutral: float) -> Value:
-        """A term with the neutral one where the axis has no more steps."""
-        assert axis.valid is not None
-        inside = values.apply("arith.cmpi slt,", "bool", values.variable(axis.name),
-                              values.value(axis.valid))
-        return values.select(inside, value, Value(self.out.constant(neutral, value.dtype),
-                                                  value.dtype))
 
 
 def _nodes(step: Nest | Selection) -> list[Node]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from firstlight.targets.ascend.linear import coefficient, cuts, linear
@@ -11,14 +12,24 @@ from firstlight.targets.ascend.nodes import Node, const, make, var, walk
 
 ROWS, RUN = 64, 512
 """Steps of a tile's axis whose extent is known only when the kernel runs: outer, innermost."""
+SIDE = 64
+"""Most rows and columns of a product's tile: the accumulator and one operand stay on the chip."""
+LEAST = 16
+"""Products with fewer columns, or a shorter inner axis, are not worth a cube core's fixed tiles."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A nest, and which of its axes (the parts' own included) make the tile."""
+    """A nest, and which of its axes (the parts' own included) make the tile.
+
+    `rows` and `columns` of a product: at most one axis each, "" for one row.
+    """
 
     nest: Nest
     names: frozenset[str]
+    product: bool = False
+    rows: str = ""
+    columns: str = ""
 
     def inside(self, axes: tuple[Axis, ...]) -> tuple[Axis, ...]:
         """Those of the tile."""
@@ -52,33 +63,69 @@ def _indices(nest: Nest) -> list[Node]:
 
 
 def _sized(nest: Nest, budget: int) -> Iterator[Tile]:
-    """Whole axes from the last one on while there is room, then a cut of one more."""
+    """The tile of a nest, or of the pieces that it has to be cut into first."""
     names: set[str] = set()
-    left, open_ = budget, False
-    candidates = [a for p in nest.parts for a in reversed(p.axes)] + list(reversed(nest.axes))
-    for axis in candidates:
+    sides = factors(nest)
+    pieces: list[Nest] | None = None
+    if sides is not None:
+        rows, columns = sides
+        taken: list[str] = [""]
+        for part in nest.parts:
+            pieces = pieces or _fitted(nest, part.axes, 2 * budget // SIDE, names)
+        for axes in (columns, rows):
+            before = set(names)
+            pieces = pieces or _fitted(nest, axes[-1:], SIDE, names)
+            taken.insert(0, next(iter(names - before), ""))
+        inner = [p for p in nest.parts if any(a.name in names for a in p.axes)]
+        if pieces is None and taken[1] and len(inner) == len(nest.parts):
+            yield Tile(nest, frozenset(names), True, *taken[:2])
+            return
+    if pieces is None:
+        names = set()
+        order = [*nest.axes, *(a for p in nest.parts for a in p.axes)]
+        pieces = _fitted(nest, tuple(order), budget, names)
+    if pieces is None:
+        yield Tile(nest, frozenset(names))
+    for piece in pieces or ():
+        yield from _sized(piece, budget)
+
+
+def _fitted(nest: Nest, axes: Sequence[Axis], room: int, names: set[str]) -> list[Nest] | None:
+    """Put axes into a tile, from the last one on, while there is room; or cut the one that would
+    fit in part, and return the pieces."""
+    left = room
+    for axis in reversed(axes):
         if not _movable(nest, axis.name):
             continue
         length = axis.length
-        if axis.valid is not None:
-            open_ = True
         if length is None:
             some = min(left, ROWS if names else RUN)
-            if open_ or some < 8:
-                continue
-            (piece,) = cut(nest, axis.name, some)
-            yield from _sized(piece, budget)
-            return
+            if some >= 8:
+                return cut(nest, axis.name, some)
+            continue
         if length <= left:
             names.add(axis.name)
             left //= length
-        elif left >= 16 or not names:
-            for piece in cut(nest, axis.name, _share(length, max(left, 1))):
-                yield from _sized(piece, budget)
-            return
-        if axis.name not in names:
+        elif left >= LEAST or left == room:
+            return cut(nest, axis.name, _share(length, left))
+        else:
             break
-    yield Tile(nest, frozenset(names))
+    return None
+
+
+def factors(nest: Nest) -> tuple[tuple[Axis, ...], tuple[Axis, ...]] | None:
+    """(axes of the rows, axes of the columns) of a sum of products; None for any other nest."""
+    if nest.join != "sum" or any(p.term.op != "mul" or p.term.dtype != "float32"
+                                 for p in nest.parts):
+        return None
+    own = {a.name for a in nest.axes}
+    left = frozenset[str]().union(*(p.term.args[0].vars & own for p in nest.parts))
+    right = frozenset[str]().union(*(p.term.args[1].vars & own for p in nest.parts))
+    rows = tuple(a for a in nest.axes if a.name in left - right)
+    columns = tuple(a for a in nest.axes if a.name in right - left and _movable(nest, a.name))
+    inner = [math.prod(a.length or LEAST for a in p.axes) for p in nest.parts]
+    wide = bool(columns) and (columns[-1].length or LEAST) >= LEAST
+    return (rows, columns) if wide and max(inner) >= LEAST else None
 
 
 def _share(extent: int, most: int) -> int:
@@ -90,6 +137,9 @@ def _share(extent: int, most: int) -> int:
 def _movable(nest: Nest, axis: str) -> bool:
     """Whether all that depends on an axis lies at constant steps along it."""
     if nest.condition is not None and axis in nest.condition.vars:
+        return False
+    axes = [*nest.axes, *(a for p in nest.parts for a in p.axes)]
+    if any(a.valid is not None and axis in a.valid.vars for a in axes):
         return False
     extents = nest.extents
     return all(coefficient(linear(node, extents), axis) is not None for node in _indices(nest))
@@ -122,7 +172,6 @@ def _pieces(axes: tuple[Axis, ...], name: str, length: int
         new = (Axis(outer, rounds), Axis(inner, const(length), valid))
         yield (*axes[:at], *new, *axes[at + 1:]), {name: place}
         return
-    assert axis.valid is None or extent == length, "a tile's open axis is not cut again"
     count, rest = divmod(extent, length)
     if count == 1:
         yield (*axes[:at], Axis(inner, const(length)), *axes[at + 1:]), {name: var(inner)}

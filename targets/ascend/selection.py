@@ -11,6 +11,8 @@ from firstlight.targets.ascend.values import Values
 
 CHUNK = 2048
 """Keys that are sorted at a time: 16 KiB, and as much again for the sorted ones."""
+LANES = 64
+"""Numbers of keys are multiples of it: whole vectors, and slices that begin where DMA can."""
 LAST = 2**31 - 1
 NONE = -LAST * 2**32 - 2**31
 """Key of what is never chosen: below every value, and its place reads -1."""
@@ -22,10 +24,10 @@ def select(step: Selection, values: Values) -> None:
     Keys are the value's bits, made to compare as a whole number, and below them the place counted
     down: a larger key is a larger value, or an equal one at an earlier place.
     """
-    out, k = values.out, step.k
+    out = values.out
+    k = _lanes(step.k)
     length = step.candidate.extent
-    chunk = CHUNK if length.number is None else min(CHUNK, max(length.number, k))
-    chunk = max(chunk, k)
+    chunk = max(k, CHUNK if length.number is None else min(CHUNK, _lanes(length.number)))
     zero, one = out.index(0), out.index(1)
     rounds = values.scalar_index(make("floordiv", "int32", make(
         "add", "int32", length, const(chunk - 1)), const(chunk)))
@@ -46,14 +48,21 @@ def select(step: Selection, values: Values) -> None:
         falling = out.op(f"hfusion.sort ins({both} : {type_}) descending = true sort_axis = 0 -> "
                          f"{type_}")
         out.line(f"scf.yield {falling} : {type_}")
-    axis = Axis("best", const(k))
+    axis = Axis("best", const(step.k))
     values = replace(values, axes=(axis,), done=[{}])
-    low = Value(out.op(f"arith.trunci {result} : {type_} to tensor<{k}xi32>"), "int32", ("best",),
-                (k,))
+    all_ = out.op(f"arith.trunci {result} : {type_} to tensor<{k}xi32>")
+    if k != step.k:
+        all_ = out.op(f"tensor.extract_slice {all_}[0] [{step.k}] [1] : tensor<{k}xi32> to "
+                      f"tensor<{step.k}xi32>")
+    low = Value(all_, "int32", ("best",), (step.k,))
     last = Value(out.constant(LAST, "int32"), "int32")
     place = values.apply("arith.subi", "int32", last, low)
     values.store(place, make("add", "int32", step.index, var("best")),
                  values.places[step.buffer.name])
+
+
+def _lanes(count: int) -> int:
+    return -(-count // LANES) * LANES
 
 
 def _keys(step: Selection, values: Values, chunk: int, number: str) -> str:

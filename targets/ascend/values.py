@@ -25,6 +25,8 @@ EXTENDED = {("uint8", "int32"), ("uint8", "uint32"), ("uint16", "uint32"), ("uin
 CAST = {("int32", "float32"): "sitofp", ("float32", "int32"): "fptosi",
         ("float16", "float32"): "extf", ("int64", "int32"): "trunci", ("int32", "uint8"): "trunci",
         **dict.fromkeys(EXTENDED, "extui")}
+ONLY = "one"
+"""An axis of one step, where a tile needs one."""
 ROUND = 1.5 * 2.0**23
 """A float32 to which anything small is added exactly as far as its whole part, ties to even."""
 
@@ -84,6 +86,8 @@ class Values:
             return self.value(_popcount(node.args[0]))
         if op in ("floordiv", "mod") and dtype != "float32":
             return self.quotient(node)
+        if op in ("shl", "shr") and self.value(node.args[1]).axes:
+            return self.shifted(node)
         args = [self.value(a) for a in node.args]
         if op == "cast":
             return self.cast(args[0], dtype)
@@ -167,6 +171,16 @@ class Values:
         one = Value(self.out.constant(1, "int32"), "int32")
         return self.select(wrong, self.apply("arith.subi", "int32", whole, one), whole)
 
+    def shifted(self, node: Node) -> Value:
+        """A shift by amounts that vary, bit by bit of the amount: the chip shifts by scalars."""
+        value, amount = node.args
+        most = _most(amount, self.extents)
+        for bit in range(max(most, 1).bit_length()):
+            step = make(node.op, node.dtype, value, const(1 << bit))
+            chosen = make("ne", "bool", make("and", "int32", amount, const(1 << bit)), const(0))
+            value = make("select", node.dtype, chosen, step, value)
+        return self.value(value)
+
     # -- shapes ---------------------------------------------------------------------------------
 
     def joint(self, args: Sequence[Value]) -> tuple[tuple[str, ...], tuple[int, ...]]:
@@ -237,9 +251,9 @@ class Values:
         if not steps:
             return Value(self.out.op(f"memref.load {place.argument}[{name}] : memref<?x{element}>"),
                          node.dtype)
-        axes = tuple(a for a in self.axes if a.name in steps)
+        axes = tuple(a for a in self.axes if a.name in steps or a.name == ONLY)
         sizes = tuple(self.extents[a.name] for a in axes)
-        view, type_ = self.view(place, name, sizes, [steps[a.name] for a in axes])
+        view, type_ = self.view(place, name, sizes, [steps.get(a.name, 1) for a in axes])
         room = self.out.op(f"memref.alloc() : memref<{shape(sizes)}x{element}>")
         self.copy(view, type_, room, axes, sizes, element)
         tile = self.out.op(f"bufferization.to_tensor {room} restrict writable : "
@@ -290,9 +304,11 @@ class Values:
         """Write a tile's values, or one, to global memory."""
         start, steps = self.start(linear(index, self.extents), place)
         axes = tuple(a for a in self.axes if a.name in steps)
-        sizes = tuple(self.extents[a.name] for a in axes) or (1,)
-        value = self.spread(value, tuple(a.name for a in axes) or ("one",), sizes)
-        view, type_ = self.view(place, start, sizes, [steps[a.name] for a in axes] or [1])
+        if not axes or ONLY in value.axes:
+            axes = (Axis(ONLY, const(1)), *axes)
+        sizes = tuple(a.length or 0 for a in axes)
+        value = self.spread(value, tuple(a.name for a in axes), sizes)
+        view, type_ = self.view(place, start, sizes, [steps.get(a.name, 1) for a in axes])
         part, dynamic = self.valid(axes)
         name, own = value.name, value.type
         if dynamic is not None:
@@ -303,6 +319,20 @@ class Values:
             view, type_ = self.subview(view, type_, part, dynamic)
         self.out.line(f"bufferization.materialize_in_destination {name} in writable {view} : "
                       f"({own}, {type_}) -> ()")
+
+
+def _most(amount: Node, extents: Mapping[str, int]) -> int:
+    """The most that a shift's amount can be."""
+    op = amount.op
+    if amount.number is not None:
+        return amount.number
+    if op == "var":
+        return extents.get(str(amount.args[0]), 32) - 1
+    if op in ("add", "sub", "mul", "max", "min", "and"):
+        a, b = (_most(x, extents) for x in amount.args)
+        found = {"add": a + b, "sub": a, "mul": a * b, "max": max(a, b)}
+        return max(min(found.get(op, min(a, b)), 31), 0)
+    return 31
 
 
 def _popcount(x: Node) -> Node:
