@@ -232,7 +232,8 @@ def device_text(funcs: Mapping[str, PrimFunc], options: Mapping[str, Any]) -> st
             parameters keep their order. Symbols come out as given.
         options: the target, e.g. ``{"kind": ...}`` and what the kind knows.
 
-    Loops over vectors are printed as loops: element types a device lacks vectors of are common, and
+    Barriers are where the functions have them, none is added. Loops over vectors are printed as
+    loops: element types a device lacks vectors of are common, and
     its compiler finds the vectors.
     """
     target = Target(dict(options))
@@ -245,7 +246,7 @@ def device_text(funcs: Mapping[str, PrimFunc], options: Mapping[str, Any]) -> st
     })
     passes = [
         tx.ConvertSSA(), tx.NarrowDataType(32), tx.VectorizeLoop(False), tx.UnrollLoop(),
-        tx.StmtSimplify(), tx.RemoveNoOp(), st.RewriteUnsafeSelect(), st.ThreadSync("shared"),
+        tx.StmtSimplify(), tx.RemoveNoOp(), st.RewriteUnsafeSelect(),
         tx.LowerWarpMemory(), tx.StmtSimplify(), tx.LowerIntrin(),
     ]  # fmt: skip
     with target, tvm.transform.PassContext(config={"tirx.disable_storage_rewrite": True}):

@@ -20,7 +20,7 @@ from firstlight.targets.cuda.cubin import kernels as read_cubin
 from firstlight.targets.cuda.toolchain import Compiled, commands, compiler
 
 if TYPE_CHECKING:
-    from firstlight.codegen.simt.schedule import Scheduled
+    from firstlight.codegen.simt import Scheduled
 
 PRELUDE = Path(__file__).with_name("prelude.cuh")
 KERNELS_PER_MODULE = 8
@@ -74,13 +74,13 @@ class Code:
 
     def schedule(self, kernel: Kernel) -> Scheduled:
         """The launches of a kernel."""
-        from firstlight.codegen.simt.schedule import scheduled
+        from firstlight.codegen.simt import scheduled
 
         return scheduled(kernel, self.capabilities)
 
     def body(self, launches: Scheduled) -> str:
         """The text of a kernel's functions, without what goes before them."""
-        from firstlight.codegen.simt.text import text
+        from firstlight.codegen.simt import text
 
         whole = text(launches.phases, "cuda", {"arch": f"sm_{self.arch}"})
         return whole[whole.index(FIRST):]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from firstlight.codegen.kernel import Kernel
+from firstlight.codegen.simt.overrides import NATIVE, overrides
 from firstlight.codegen.target import Executor, Source, Target, Tool
 from firstlight.passes.capabilities import Capabilities, MemorySpace, Threads
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 # 32 KiB of group memory are the least of a device of the full profile; so are 256 threads in
 # practice.
 CAPABILITIES = Capabilities(
+    native=NATIVE,
     memory=(MemorySpace("host"), MemorySpace("shared", 32 << 10)),
     threads=Threads(group=64, most=256),
 )
@@ -74,6 +76,7 @@ TARGETS = (
         emulate=_emulate,
         execute=_execute,
         launcher="opencl",
+        overrides=lambda: overrides(CAPABILITIES),
         tools=_tools,
         versions=_versions,
     ),
