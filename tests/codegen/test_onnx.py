@@ -1,4 +1,4 @@
-"""ONNX graphs: every primitive has a row, weights come back bit for bit, sizes are known or said."""
+"""ONNX graphs: every primitive has a row, weights come back bit for bit, sizes are found."""
 
 import json
 from collections.abc import Iterator
@@ -53,7 +53,8 @@ def sizes_of(types, size) -> int:
         graph.know(f"x{i}", type_)
         shapes[f"x{i}"] = graph.info(f"x{i}", type_)
     out = graph("Identity", graph.size(size))
-    model = graph.model("g", list(shapes.values()), [onnx.helper.make_tensor_value_info(out, 7, [1])])
+    result = onnx.helper.make_tensor_value_info(out, 7, [1])
+    model = graph.model("g", list(shapes.values()), [result])
     onnx.checker.check_model(model, full_check=True)
     feed = {n: np.zeros([_given(d) for d in info.type.tensor_type.shape.dim], np.float32)
             for n, info in shapes.items()}
