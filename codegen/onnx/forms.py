@@ -7,8 +7,9 @@
 | fp8, int8, int4 | FLOAT8E4M3FN, INT8, INT4; scales FLOAT | DequantizeLinear in blocks |
 | fp8-table, fp4-table, int4-table | UINT8; scales FLOAT | Gather of a table, Mul |
 
-Rows and experts are picked before they are decoded. ONNX has no Gather of 8-bit floats and 4-bit numbers, which is what the tables are for; float4 has
-one because onnxruntime's CPU provider cannot decode FLOAT4E2M1 at all.
+Rows and experts are picked before they are decoded. ONNX has no Gather of 8-bit floats and 4-bit
+numbers, which is what the tables are for; float4 has one because onnxruntime's CPU provider cannot
+decode FLOAT4E2M1 at all.
 """
 
 from __future__ import annotations
