@@ -40,6 +40,10 @@ class Tile:
         return tuple(a for a in axes if a.name not in self.names)
 
 
+DEPTH = 8
+"""A product's inner axis is a multiple of it: 32 bytes, the cube core's own unit."""
+
+
 def tiles(nest: Nest, budget: int) -> Iterator[Tile]:
     """Tiles of at most `budget` elements that together are the nest."""
     for piece in _affine(nest, 0):
@@ -68,17 +72,21 @@ def _sized(nest: Nest, budget: int) -> Iterator[Tile]:
     sides = factors(nest)
     pieces: list[Nest] | None = None
     if sides is not None:
-        rows, columns = sides
-        taken: list[str] = [""]
         for part in nest.parts:
             pieces = pieces or _fitted(nest, part.axes, 2 * budget // SIDE, names)
-        for axes in (columns, rows):
+        # several inner axes would have to be one row in memory, which padding forbids
+        inner = [[a.length or 0 for a in p.axes if a.name in names] for p in nest.parts]
+        if pieces is None and any(len(i) != 1 or i[0] % DEPTH for i in inner):
+            sides = None
+    if sides is not None:
+        rows, columns = sides
+        taken: list[str] = []
+        for axes in (rows, columns):
             before = set(names)
             pieces = pieces or _fitted(nest, axes[-1:], SIDE, names)
-            taken.insert(0, next(iter(names - before), ""))
-        inner = [p for p in nest.parts if any(a.name in names for a in p.axes)]
-        if pieces is None and taken[1] and len(inner) == len(nest.parts):
-            yield Tile(nest, frozenset(names), True, *taken[:2])
+            taken.append(next(iter(names - before), ""))
+        if pieces is None and taken[1]:
+            yield Tile(nest, frozenset(names), True, *taken)
             return
     if pieces is None:
         names = set()

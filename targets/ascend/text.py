@@ -13,12 +13,16 @@ TYPES = {"float32": "f32", "int32": "i32", "uint32": "i32", "uint8": "i8", "uint
 
 @dataclass(frozen=True)
 class Value:
-    """A scalar (no axes) or a tile: its name, axes, sizes and element type (as TIR spells it)."""
+    """A scalar (no axes) or a tile: its name, axes, sizes and element type (as TIR spells it).
+
+    `made` of a truth value: the op and the values that it compares or joins.
+    """
 
     name: str
     dtype: str
     axes: tuple[str, ...] = ()
     sizes: tuple[int, ...] = ()
+    made: tuple[str, tuple[Value, ...]] | None = None
 
     @property
     def type(self) -> str:

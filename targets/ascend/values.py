@@ -121,9 +121,10 @@ class Values:
     def apply(self, op: str, dtype: str, *args: Value) -> Value:
         """An op of one type on operands that are broadcast to each other."""
         axes, sizes = self.joint(args)
-        names = ", ".join(self.spread(a, axes, sizes).name for a in args)
+        spread = tuple(self.spread(a, axes, sizes) for a in args)
         type_ = Value("", args[-1].dtype, axes, sizes).type
-        return Value(self.out.pure(f"{op} {names} : {type_}"), dtype, axes, sizes)
+        name = self.out.pure(f"{op} {', '.join(a.name for a in spread)} : {type_}")
+        return Value(name, dtype, axes, sizes, (op, args) if dtype == "bool" else None)
 
     def convert(self, op: str, dtype: str, x: Value) -> Value:
         """An op from one element type to another."""
@@ -176,9 +177,9 @@ class Values:
         value, amount = node.args
         most = _most(amount, self.extents)
         for bit in range(max(most, 1).bit_length()):
-            step = make(node.op, node.dtype, value, const(1 << bit))
-            chosen = make("ne", "bool", make("and", "int32", amount, const(1 << bit)), const(0))
-            value = make("select", node.dtype, chosen, step, value)
+            far = make("sub", node.dtype, make(node.op, node.dtype, value, const(1 << bit)), value)
+            chosen = make("and", "int32", make("shr", "int32", amount, const(bit)), const(1))
+            value = make("add", node.dtype, value, make("mul", node.dtype, chosen, far))
         return self.value(value)
 
     # -- shapes ---------------------------------------------------------------------------------
@@ -194,12 +195,11 @@ class Values:
         """A value repeated along the axes that it lacks."""
         if x.axes == axes:
             return x
+        if x.made is not None:      # masks have no memory layout of their own: made anew, in full
+            op, args = x.made
+            return self.apply(op, "bool", *(self.spread(a, axes, sizes) for a in args))
         if not x.axes:
             return Value(self.out.fill(x.name, x.dtype, sizes), x.dtype, axes, sizes)
-        if x.dtype == "bool":       # masks have no memory layout of their own
-            return self.apply("arith.cmpi ne,", "bool",
-                              self.spread(self.cast(x, "int32"), axes, sizes),
-                              Value(self.out.constant(0, "int32"), "int32"))
         new = [i for i, name in enumerate(axes) if name not in x.axes]
         result = Value("", x.dtype, axes, sizes)
         empty = self.out.empty(sizes, x.dtype)
