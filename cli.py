@@ -30,7 +30,7 @@ from firstlight.console import (
     no_compiler,
     size,
 )
-from firstlight.measuring import quality_command, tune_command
+from firstlight.measure.commands import bench_command, quality_command, tune_command
 from firstlight.runtime.errors import FirstlightError
 from firstlight.targets import COMPILER_PACKAGES
 
@@ -224,11 +224,13 @@ def _prompt(_: click.Context, __: click.Parameter, text: str | None) -> str | No
 @click.option("--seed", type=int, help="Equal seeds draw equal tokens.")
 @click.option("--ignore-eos", is_flag=True, help="Go on after the model's end-of-text token.")
 @click.option("--threads", type=click.IntRange(min=1), help="[default: all usable cores]")
+@click.option("--profile", type=FOLDER, metavar="F.json",
+              help="Decode greedily, kernel by kernel, and write a timeline for Perfetto.")
 @click.option("-q", "--quiet", is_flag=True, help="Print no timing on standard error.")
 @json_option
 def run_command(
     artifact: Path, prompt: str | None, tokens: list[int] | None, threads: int | None,
-    quiet: bool, as_json: bool, **sampling: Any,
+    profile: Path | None, quiet: bool, as_json: bool, **sampling: Any,
 ) -> None:  # fmt: skip
     """Continue a prompt with the artifact in DIR.
 
@@ -242,6 +244,13 @@ def run_command(
         # BOS alone would be no empty prompt any more: refused as by `Session.generate`.
         ids = tokens if prompt is None else model.tokenizer.encode(prompt) if prompt else []
         assert ids is not None
+        if profile is not None:
+            from firstlight.measure.timeline import write_timeline
+
+            new = write_timeline(model, ids, sampling["max_new_tokens"], profile)
+            click.echo(model.tokenizer.decode(new) if prompt is not None
+                       else ",".join(map(str, new)))
+            return
         result = _generate(model, ids, prompt is not None, not as_json, sampling)
     if as_json:
         emit(result, as_json)
@@ -358,6 +367,7 @@ def compare_command(
         )
 
 
+cli.add_command(bench_command)
 cli.add_command(quality_command)
 cli.add_command(tune_command)
 

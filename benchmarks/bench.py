@@ -21,25 +21,17 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-import numpy as np
 from checkpoint import CONFIG, write_checkpoint
-from counting import Counter
 from limits import shortfalls
-from steps import by_kind, profile_table, step_times
-from sticks import Sticks
 
 import firstlight
-from firstlight.runtime import load
+from firstlight.measure.speed import Bench, table
 
 WORK = Path("build/bench")
-STICK_READS = 4
-PROFILE_STICK = 4 << 20     # bytes: as short as a step, since the best of many is taken
-WARM_TOKENS = 2
 
 
 def run_compiler(checkpoint: Path, out: Path, options: Sequence[str]) -> dict[str, Any]:
@@ -56,115 +48,6 @@ def run_compiler(checkpoint: Path, out: Path, options: Sequence[str]) -> dict[st
         sys.exit(f"failed: {' '.join(command)}")
     return {"test": "compile", "n": 1, "samples": [], "rss": usage.ru_maxrss * 1024,
             "seconds": time.perf_counter() - start, "cpu_s": usage.ru_utime + usage.ru_stime}
-
-
-class Bench:
-    """A loaded artifact under measurement."""
-
-    def __init__(self, artifact: Path, threads: int | None, samples: int, seed: int,
-                 clock: Callable[[], float]) -> None:
-        start = time.perf_counter()
-        self.model = load(artifact, threads=threads)
-        self.load_s = time.perf_counter() - start
-        self.samples, self.clock = samples, clock
-        self.counter = Counter(artifact, self.model.program)
-        self.rng = np.random.default_rng(seed)
-        self._weights = sum(p.stat().st_size for p in artifact.glob("weights/*"))
-        self._sticks: Sticks | None = None
-
-    @property
-    def sticks(self) -> Sticks:
-        """Made when first used."""
-        if self._sticks is None:
-            self._sticks = Sticks(self.model.engine, self._weights, self.clock)
-        return self._sticks
-
-    def prefill(self, n: int) -> dict[str, Any]:
-        """Tokens/s of feeding n tokens to an empty session."""
-        ids, cost = self._ids(n), self.counter.prefill(n)
-        rates, limits = [], []
-        with self.model.session() as session:
-            session.prefill(ids)
-        rss = self._resident()
-        for _ in range(self.samples):
-            limits.append(max(self.sticks.multiply_add(cost.flops / 4) for _ in range(2)))
-            with self.model.session() as session:
-                start = self.clock()
-                session.prefill(ids)
-                rates.append(n / (self.clock() - start))
-        return self._record("prefill", n, rates, rss, cost.bytes / n, cost.flops / n,
-                            "flops", limits, cost.flops / n)
-
-    def decode(self, depth: int, tokens: int) -> dict[str, Any]:
-        """Tokens/s of one token after the other, `tokens` a sample, after `depth` tokens."""
-        cost = self.counter.total("decode", 1, depth)
-        rates, limits, best = [], [], 0.0
-        with self.model.session() as prefix:
-            prefix.prefill(self._ids(depth))
-            prefix.fork().decode(0)
-            rss = self._resident()
-            for _ in range(self.samples):
-                limits.append(median(self.sticks.read(cost.bytes) for _ in range(STICK_READS)))
-                ids, spent = self._ids(WARM_TOKENS + tokens).tolist(), []
-                with prefix.fork() as session:
-                    for token in ids:
-                        start = self.clock()
-                        session.decode(token)
-                        spent.append(self.clock() - start)
-                spent = spent[WARM_TOKENS:]
-                rates.append(tokens / sum(spent))
-                best = max(best, 1 / min(spent))
-        return {**self._record("decode", depth, rates, rss, cost.bytes, cost.flops,
-                               "bandwidth", limits, cost.bytes), "gen": tokens, "best": best}
-
-    def profile(self, entry: str, tokens: int, depth: int, repeats: int) -> str:
-        """A table of the steps of one call, each the best of several."""
-        session, ids = self.model.session(), self._ids(tokens).astype(np.int32)
-        if depth:
-            session.prefill(self._ids(depth))
-        context: Any = session._context
-        context.run(entry, ids, np.empty((1, self.model.vocab_size), np.float32))
-        rounds, reads, sums = [], [], []
-        for _ in range(repeats):
-            rounds.append(step_times(context, entry, ids, self.clock))
-            reads += [self.sticks.read(PROFILE_STICK) for _ in range(32)]
-            sums += [self.sticks.multiply_add(2e8) for _ in range(8)]
-        title = f"{entry} of {tokens} at depth {depth}" if tokens > 1 else f"{entry} at {depth}"
-        rows = by_kind(self.counter.steps(entry, tokens, depth), np.min(rounds, axis=0))
-        return profile_table(title, rows, max(reads), max(sums))
-
-    def _resident(self) -> int:
-        """Bytes of this process in memory, mapped weights included, the sticks' buffer not."""
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") - (self._weights if self._sticks else 0)
-
-    def _ids(self, n: int) -> Any:
-        return self.rng.integers(0, self.model.vocab_size, n)
-
-    def _record(self, test: str, n: int, rates: list[float], rss: int, nbytes: float,
-                flops: float, stick: str, limits: list[float], per_token: float) -> dict[str, Any]:
-        return {
-            "test": test, "n": n, "samples": rates, "rss": rss, "load_s": self.load_s,
-            "bytes_per_token": nbytes, "flops_per_token": flops, stick: limits,
-            "of_limit": [r * per_token / s for r, s in zip(rates, limits, strict=True)],
-        }
-
-
-def table(records: Sequence[dict[str, Any]]) -> str:
-    """A markdown table of the records of `Bench`."""
-    lines = ["| test | n | min | median | max tokens/s | MB/token | MFLOP/token | stick"
-             " | of limit min | median | max | resident MB |", "| --- |" + " ---: |" * 11]
-    for r in records:
-        if not r["samples"]:
-            continue
-        s, f = r["samples"], r["of_limit"]
-        stick = (f"{median(r['bandwidth']) / 1e9:.1f} GB/s" if "bandwidth" in r
-                 else f"{median(r['flops']) / 1e9:.0f} GFLOP/s")
-        lines.append(
-            f"| {r['test']} | {r['n']} | {min(s):.1f} | {median(s):.1f} | {max(s):.1f} "
-            f"| {r['bytes_per_token'] / 1e6:.2f} | {r['flops_per_token'] / 1e6:.0f} | {stick} "
-            f"| {min(f):.0%} | {median(f):.0%} | {max(f):.0%} | {r['rss'] / 1e6:.0f} |")
-    return "\n".join(lines)
 
 
 def main() -> None:
@@ -200,10 +83,10 @@ def main() -> None:
     print(table(records))
     if args.profile:
         for depth in args.decode:
-            print("\n" + bench.profile("decode", 1, depth, 4 * args.samples))
+            print("\n" + bench.breakdown("decode", 1, depth, 4 * args.samples))
         chunk = bench.counter.chunk
         for n in args.prefill:
-            print("\n" + bench.profile("prefill", min(n, chunk), max(0, n - chunk), args.samples))
+            print("\n" + bench.breakdown("prefill", min(n, chunk), max(0, n - chunk), args.samples))
     if args.check:
         missed = shortfalls(records)
         print("\n" + "\n".join(f"FAILED  {line}" for line in missed) if missed else "\nchecked")

@@ -17,7 +17,8 @@ from firstlight.cli import (
 )
 
 ROOT = Path(__file__).parents[1]
-PARTS = ("frontend", "ir", "passes", "codegen", "targets", "runtime", "comparison")
+PARTS = ("frontend", "ir", "passes", "codegen", "targets", "runtime", "comparison",
+         "measure")
 SAFETENSORS = {f"F{family}2{n}" for family in (1, 5) for n in range(5)}
 """Codes that runtime/safetensors.py puts together from a family and a number."""
 

@@ -47,4 +47,6 @@ const char* fl_error(void); /* of the calling thread */
  * `rounds` rounds of multiply-adds on every thread and returns the floating-point operations it did. */
 int64_t fl_read(fl_pool* pool, const void* from, int64_t n);
 int64_t fl_fma(fl_pool* pool, int64_t rounds);
+/* The same for products of bytes; not on every machine. */
+int64_t fl_int8(fl_pool* pool, int64_t rounds);
 #endif

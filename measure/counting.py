@@ -8,6 +8,7 @@ token, are left out: they stay in the cache. Operations are two for each multipl
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from firstlight.runtime.program import STATE, WEIGHT, Entry, Program
-from firstlight.runtime.safetensors import SafetensorsFile
+from firstlight.runtime.safetensors import SafetensorsFile, TensorInfo
 
 TABLES = ("embed.weight", "tid2eid")        # a row for each token, and no arithmetic
 LAST_ONLY = ("head.weight", "hc_head_fn")   # a prefill needs the logits of its last token only
@@ -31,6 +32,10 @@ class Cost:
     label: str
     bytes: float
     flops: float
+
+    def limit(self, bandwidth: float, peak: float) -> float:
+        """Seconds that the bytes or the operations need, whichever are more."""
+        return max(self.bytes / bandwidth, self.flops / peak)
 
 
 @dataclass(frozen=True)
@@ -62,16 +67,10 @@ class Counter:
         return [self._step(op, words, tokens, depth, self._program.entries[entry].every_row)
                 for op, words in _calls(self._program, self._program.entries[entry])]
 
-    def total(self, entry: str, tokens: int, depth: int) -> Cost:
-        """All steps of a call; a weight that two steps use is counted twice."""
-        steps = self.steps(entry, tokens, depth)
-        return Cost("", "", sum(s.bytes for s in steps), sum(s.flops for s in steps))
-
-    def prefill(self, tokens: int) -> Cost:
-        """A prefill of an empty session, chunk by chunk."""
-        chunks = [self.total("prefill", min(self.chunk, tokens - at), at)
-                  for at in range(0, tokens, self.chunk)]
-        return Cost("", "", sum(c.bytes for c in chunks), sum(c.flops for c in chunks))
+    def prefill(self, tokens: int) -> list[Cost]:
+        """All steps of a prefill of an empty session, chunk by chunk."""
+        return [step for at in range(0, tokens, self.chunk)
+                for step in self.steps("prefill", min(self.chunk, tokens - at), at)]
 
     def _step(self, op: str, words: list[tuple[int, int]], tokens: int, depth: int,
               every_row: bool) -> Cost:
@@ -137,13 +136,22 @@ def _weights(artifact: Path, program: Program) -> list[_Weight]:
     for file, name in program.weights:
         tensor, scales = files[file][name], files[file].get(f"{name}.scales")
         plain = name.split("@")[0]
-        per_element = {"F32": 4.0, "U16": 2.0, "I32": 4.0, "I64": 8.0}.get(tensor.dtype, 1.0)
-        if scales is not None and ".experts." in plain:
-            # a scale byte for 32 values of half a byte; fp8 has far fewer scales
-            per_element = 0.5 if tensor.nbytes <= 17 * scales.nbytes else 1.0
-        elements = 0 if name.endswith(".scales") else int(tensor.nbytes / per_element)
-        out.append(_Weight(plain, tensor.nbytes, elements))
+        out.append(_Weight(plain, tensor.nbytes, _elements(name, tensor, scales)))
     return out
+
+
+def _elements(name: str, tensor: TensorInfo, scales: TensorInfo | None) -> int:
+    """Weights in a tensor of codes; 0 for scales.
+
+    A scale for 32 weights means a group of 32, of half a byte or of one; fp8 has far fewer.
+    """
+    if name.endswith(".scales"):
+        return 0
+    if scales is not None:
+        groups = 32 * math.prod(scales.shape)
+        return groups if tensor.nbytes <= 1.1 * groups else tensor.nbytes
+    sizes = {"F32": 4, "U16": 2, "F16": 2, "I32": 4, "I64": 8}
+    return tensor.nbytes // sizes.get(tensor.dtype, 1)
 
 
 def _leaf(weights: list[_Weight]) -> str:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from firstlight.comparison.side import Array
 from firstlight.runtime.errors import FirstlightError
 from firstlight.runtime.model import Model
 from firstlight.runtime.tokens import token_array
 from firstlight.runtime.trace import RETURN, Tracer
 
+Array = NDArray[Any]
 DEFAULT_TOKENS, DEFAULT_WINDOW = 8192, 512
 DECISIONS = ("router_agreement", "index_recall", "stream_error")
 TRACED_WINDOWS = 4

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from firstlight.comparison.tune import Point
+from firstlight.measure.tune import Point
 from firstlight.runtime.errors import FirstlightError
 
 SUFFIXES = (".png", ".svg", ".pdf")

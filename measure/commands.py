@@ -1,4 +1,4 @@
-"""The commands that measure models: `firstlight quality` and `tune`."""
+"""The commands that measure models: `firstlight bench`, `quality` and `tune`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import click
 from firstlight.console import FOLDER, STATUSES, Progress, compiler_needed, emit, json_option
 
 if TYPE_CHECKING:
-    from firstlight.comparison.tune import Point
+    from firstlight.measure.tune import Point
 
 text_option = click.option(
     "--text", "text", type=FOLDER, required=True, metavar="FILE",
@@ -25,6 +25,93 @@ window_option = click.option("--window", type=click.IntRange(min=2), default=512
                              show_default=True, metavar="N", help="Most tokens of a sequence.")
 plot_option = click.option("--plot", type=FOLDER, metavar="FILE",
                            help="Draw bytes against divergence (.png, .svg, .pdf).")
+
+
+def _numbers(_: click.Context, option: click.Parameter, text: str) -> list[int]:
+    try:
+        numbers = [int(word) for word in text.split(",") if word.strip()]
+    except ValueError:
+        numbers = [0]
+    if any(n < 1 for n in numbers):
+        raise click.BadParameter("expected numbers such as 128,512")
+    return numbers
+
+
+@click.command("bench", epilog=STATUSES)
+@click.argument("artifact", metavar="DIR", type=FOLDER)
+@click.option("-p", "--prefill", default="128,512,2048", show_default=True, metavar="N,N",
+              callback=_numbers, help="Lengths of prompts.")
+@click.option("-d", "--decode", default="128,2048", show_default=True, metavar="N,N",
+              callback=_numbers, help="Tokens before the ones that are decoded.")
+@click.option("-r", "--samples", type=click.IntRange(min=1), default=5, show_default=True,
+              help="Of every test.")
+@click.option("-n", "--generate", type=click.IntRange(min=1), default=16, show_default=True,
+              help="Tokens of a decode sample.")
+@click.option("--threads", type=click.IntRange(min=1), help="[default: all usable cores]")
+@click.option("--breakdown", is_flag=True, help="Also where the time of each test goes.")
+@click.option("--csv", type=FOLDER, metavar="FILE", help="Write the rows to FILE.")
+@json_option
+def bench_command(
+    artifact: Path, prefill: list[int], decode: list[int], samples: int, generate: int,
+    threads: int | None, breakdown: bool, csv: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """How fast the artifact in DIR is, beside what this machine could do.
+
+    Read bandwidth and multiply-adds are measured between the samples. `of stick` is the share of
+    the one that fits the test (reads for decode, multiply-adds for prefill); `of bound` counts for
+    every step the longer of the times that its bytes and its operations need.
+    """
+    from firstlight import __version__
+    from firstlight.inspection import inspect_machine
+    from firstlight.measure.speed import Bench, table
+
+    bench = Bench(artifact, threads, samples)
+    context = bench.model.manifest.context
+    tests = [("prefill", n) for n in prefill if n <= context]
+    tests += [("decode", d) for d in decode if d + generate + 2 <= context]
+    rows, tables = [], []
+    with Progress(as_json) as progress:
+        for done, (test, n) in enumerate(tests):
+            progress("bench", done, len(tests))
+            rows.append(bench.prefill(n) if test == "prefill" else bench.decode(n, generate))
+            if breakdown and test == "prefill":
+                chunk = min(n, bench.counter.chunk)
+                tables.append(bench.breakdown("prefill", chunk, n - chunk, samples))
+            elif breakdown:
+                tables.append(bench.breakdown("decode", 1, n, 4 * samples))
+    machine = inspect_machine()
+    facts = {"artifact": str(artifact), "firstlight": __version__, "cpu": machine["cpu"]["model"],
+             "system": machine["system"], "target": bench.model.manifest.target,
+             "threads": bench.model.threads, "load_s": round(bench.load_s, 3),
+             "machine": bench.machine()}
+    if csv is not None:
+        csv.write_text(_csv(rows, facts))
+    if as_json:
+        emit({**facts, "rows": rows}, True)
+        return
+    emit({**facts, "left_out": [f"{t} {n}" for t, n in
+                                [("prefill", n) for n in prefill] + [("decode", d) for d in decode]
+                                if (t, n) not in tests]}, False)
+    click.echo("\n" + table(rows))
+    for text in tables:
+        click.echo("\n" + text)
+
+
+def _csv(rows: list[dict[str, Any]], facts: dict[str, Any]) -> str:
+    """A line for each test; what has samples becomes mean and standard deviation."""
+    import csv
+    import io
+    from statistics import fmean, pstdev
+
+    out = io.StringIO()
+    flat = [{"target": facts["target"], "threads": facts["threads"],
+             **{k: v for k, v in row.items() if not isinstance(v, list)},
+             **{f"{k}_{name}": f(v) for k, v in row.items() if isinstance(v, list)
+                for name, f in (("mean", fmean), ("spread", pstdev))}} for row in rows]
+    writer = csv.DictWriter(out, sorted({k for row in flat for k in row}))
+    writer.writeheader()
+    writer.writerows(flat)
+    return out.getvalue()
 
 
 @click.command("quality", epilog=STATUSES)
@@ -56,7 +143,7 @@ def quality_command(
             rows[str(folder)] = document
             points.append(point)
     if plot is not None:
-        from firstlight.comparison.plot import plot as draw
+        from firstlight.measure.plot import plot as draw
 
         draw(points, plot)
     emit(rows if len(rows) > 1 and as_json else _table(rows), as_json)
@@ -65,8 +152,8 @@ def quality_command(
 def _measured(folder: Path, against: Path, text: Path, tokens: int, window: int,
               threads: int | None) -> tuple[dict[str, Any], Point]:
     """The quality of one artifact, and its place in a table of policies."""
-    from firstlight.comparison.quality import measure, read_ids
-    from firstlight.comparison.tune import Point
+    from firstlight.measure.quality import measure, read_ids
+    from firstlight.measure.tune import Point
     from firstlight.runtime import load
 
     with ExitStack() as stack:
@@ -113,8 +200,8 @@ def tune_command(
     should fit on. The last line is the policy for `firstlight compile --quantize`.
     """
     with compiler_needed("tune"):
-        from firstlight.comparison.tune import parse_budget, tune
         from firstlight.compiler import CompileOptions, compile_checkpoint
+        from firstlight.measure.tune import parse_budget, tune
         from firstlight.passes.policy import parse_policy
 
         most = parse_budget(budget)
@@ -137,7 +224,7 @@ def tune_command(
             reference = compiled("shipped")
             result = tune(_measurer(compiled, reference, text, tokens, window), *names, most)
     if plot is not None:
-        from firstlight.comparison.plot import plot as draw
+        from firstlight.measure.plot import plot as draw
 
         draw(result.points, plot, result.chosen)
     emit({"policies": [asdict(p) for p in result.points], "budget": most,
