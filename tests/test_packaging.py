@@ -114,7 +114,7 @@ def test_the_version_and_the_scripts(installed: Path):
     out = run(installed / "bin/python", "-c", code, cwd=installed)
     version = PROJECT["project"]["version"]
     points = PROJECT["project"]["entry-points"]
-    values = [v for group in ("targets", "launchers") for v in points[f"firstlight.{group}"].values()]
+    values = [*points["firstlight.targets"].values(), *points["firstlight.launchers"].values()]
     assert out.split()[:3] == [version, "[]", "firstlight.cli:main"]
     assert sorted(out.split()[3:]) == sorted(values)
 
