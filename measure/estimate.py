@@ -25,8 +25,8 @@ from firstlight.console import FOLDER, STATUSES, compiler_needed, emit, json_opt
               help="How many of them are kept, on average.")
 @click.option("--experts", "way", default="", metavar="WAY",
               help="How products with the experts are made, e.g. fp4-unpack, mxfp8, extern.")
-@click.option("--state", type=click.Choice(["f32", "released"]), default="released", show_default=True,
-              help="How kept rows are stored.")
+@click.option("--state", type=click.Choice(["f32", "released"]), default="released",
+              show_default=True, help="How kept rows are stored.")
 @click.option("--chunk", type=click.IntRange(min=1), default=4096, show_default=True, metavar="N",
               help="Tokens of a prefill call.")
 @json_option
