@@ -31,6 +31,7 @@ from firstlight.console import (
     size,
 )
 from firstlight.measure.commands import bench_command, quality_command, tune_command
+from firstlight.measure.estimate import estimate_command
 from firstlight.runtime.errors import FirstlightError
 from firstlight.targets import COMPILER_PACKAGES
 
@@ -368,6 +369,7 @@ def compare_command(
 
 
 cli.add_command(bench_command)
+cli.add_command(estimate_command)
 cli.add_command(quality_command)
 cli.add_command(tune_command)
 

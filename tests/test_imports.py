@@ -24,9 +24,10 @@ ALLOWED = {
     "examples": {"runtime"},
     "console": {"targets"},
     "inspection": {"frontend", "passes", "codegen", "targets", "runtime"},
+    "estimation": {"frontend", "ir", "passes", "codegen", "targets"},
     "comparison": {"frontend", "ir", "passes", "codegen", "targets", "runtime"},
     "compiler": {"frontend", "ir", "passes", "codegen", "targets"},
-    "measure": {"console", "compiler", "inspection", "passes", "runtime"},
+    "measure": {"console", "compiler", "estimation", "inspection", "passes", "runtime"},
     "cli": {"console", "inspection", "comparison", "compiler", "measure", "targets", "runtime"},
 }
 """What each part may import besides itself and the leaves."""
