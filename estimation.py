@@ -22,6 +22,8 @@ from firstlight.ir.core import Module
 from firstlight.passes.pipeline import PIPELINE, parse, run_pipeline
 from firstlight.runtime.errors import FirstlightError
 
+__all__ = ["Point", "estimate"]
+
 ASSUMED = (
     "every number is estimated: a kernel takes as long as the slowest of memory, products, and "
     "vector and lane work, plus a launch",

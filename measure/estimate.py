@@ -42,8 +42,7 @@ def estimate_command(
     if accepted > drafts:
         raise click.UsageError("--accepted is at most --drafts.")
     with compiler_needed("estimate"):
-        from firstlight.codegen.estimate import Point
-        from firstlight.estimation import estimate
+        from firstlight.estimation import Point, estimate
 
         point = Point(context, batch, 1 + drafts, chips, accepted, state)
         emit(estimate(config, target, point, chunk, way, card), as_json)
