@@ -10,7 +10,14 @@ import itertools
 import re
 from collections.abc import Callable, Iterator
 
-from firstlight.targets.ascend.rewrite_ops import Op, Refused, parse_line, plain, split
+from firstlight.targets.ascend.rewrite_ops import (
+    Op,
+    Refused,
+    memref,
+    parse_line,
+    plain,
+    split,
+)
 
 F8 = "f8E4M3FN"
 PASSED = frozenset("""
@@ -50,6 +57,7 @@ hivm.vector_function hivm.multi_buffer_counter_for hivm.multi_buffer_loop_id til
 normalize_matmul_counter to_be_bubbled_slice limit_sub_block_id0 inserted-copy mask_op_idx
 reached_mask_ops_idx fixpipe_for_mmad_result_already_inserted withoutInitMergeOp alignment
 hivm.vf_mode hivm.loop_core_type map_for_to_forall hivm.parallel_loop ExtractedLoadOrStore
+cv_unrolled_loop multibuffer_unroll_factor
 """.split())
 """Attributes of the fork that change nothing for code that runs in order, or are read below."""
 
@@ -288,6 +296,45 @@ def _conversion(op: Op) -> Iterator[str]:
         raise Refused("a form of builtin.unrealized_conversion_cast", op.line)
 
 
+def _collapse(op: Op) -> Iterator[str]:
+    """A side of 1 beside a dynamic one: LLVM 19 loses the stride, so the view is made by hand."""
+    match = re.fullmatch(r"(%[\w#.$-]+) \[((?:\[[\d, ]*\](?:, )?)*)\] : (.*) into (.*)", op.text)
+    if match is None:
+        raise Refused(f"a form of {op.name}", op.line)
+    source, old, new = match[1], memref(match[3]), memref(match[4])
+    groups = [[int(i) for i in split(g)] for g in re.findall(r"\[([^\]]*)\]", match[2])]
+    if not any({1, None} <= {old.shape[i] for i in group} for group in groups):
+        yield _line(op)
+        return
+    base, offset = fresh(), fresh()
+    sizes, strides = ([fresh() for _ in old.shape] for _ in range(2))
+    element = types(old.element)
+    kinds = ", ".join([f"memref<{element}>"] + ["index"] * (1 + 2 * old.rank))
+    yield (f"{', '.join([base, offset, *sizes, *strides])} = memref.extract_strided_metadata "
+           f"{source} : {types(match[3])} -> {kinds}")
+    layout = re.fullmatch(r"strided<\[([^\]]*)\](?:, offset: (\S+))?>", new.layout)
+    known = split(layout[1]) if layout else ["?"] * new.rank
+    if not layout and new.rank == 1:
+        known = ["1"]
+    elif not layout:
+        raise Refused(f"a form of {op.name}", op.line)
+    start = (layout[2] if layout else None) or "0"
+    some: list[str] = []
+    steps: list[str] = []
+    for group, side, step in zip(groups, new.shape, known, strict=True):
+        real = [i for i in group if old.shape[i] != 1] or group[-1:]
+        size = sizes[real[0]]
+        for i in real[1:]:
+            product = fresh()
+            yield f"{product} = arith.muli {size}, {sizes[i]} : index"
+            size = product
+        some.append(size if side is None else str(side))
+        steps.append(strides[real[-1]] if step == "?" else step)
+    yield (f"{_results(op)}memref.reinterpret_cast {source} to offset: "
+           f"[{offset if start == '?' else start}], sizes: [{', '.join(some)}], strides: "
+           f"[{', '.join(steps)}] : {types(match[3])} to {types(match[4])}")
+
+
 def _lanes(type_: str) -> int:
     match = re.fullmatch(r"vector<(\d+)x[a-z]\w*>", type_)
     return int(match[1]) if match else 0
@@ -296,5 +343,6 @@ def _lanes(type_: str) -> int:
 SPECIAL: dict[str, Callable[[Op], Iterator[str]]] = {
     "arith.extf": _extf, "arith.truncf": _truncf, "arith.fptosi": _to_integer,
     "arith.fptoui": _to_integer, "arith.constant": _arith_constant, "vector.mask": _mask,
+    "memref.collapse_shape": _collapse,
     "vector.reduction": _reduction, "builtin.unrealized_conversion_cast": _conversion,
 }
