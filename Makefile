@@ -46,7 +46,7 @@ chip-tools:
 
 # What is there already is left alone. The chip's own compiler is the extra [ascend].
 ascend-tools:
-	@for tool in mlir-opt-19 mlir-translate-19 clang++-19; do \
+	@for tool in mlir-opt-19 mlir-translate-19 clang++-19 ld; do \
 	    command -v $$tool || missing=yes; done; \
 	[ -z "$$missing" ] || { apt-get update && DEBIAN_FRONTEND=noninteractive \
 	    apt-get install -y --no-install-recommends mlir-19-tools clang-19; }

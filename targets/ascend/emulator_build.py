@@ -31,7 +31,7 @@ PASSES = ("--lower-affine", "--canonicalize", "--convert-vector-to-scf",
           "--convert-math-to-llvm", "--convert-math-to-libm", "--finalize-memref-to-llvm",
           "--convert-func-to-llvm", "--convert-index-to-llvm", "--convert-arith-to-llvm",
           "--convert-cf-to-llvm", "--reconcile-unrealized-casts")
-CLANG = ("clang++-19", "-w", "-O1", "-fPIC", "-shared", "-march=native", "-Wl,-Bsymbolic")
+CLANG = ("clang++-19", "-w", "-O1", "-fPIC", "-march=native")
 SECONDS = 120
 
 
@@ -47,7 +47,7 @@ class Built:
 def tools() -> list[Tool]:
     """What emulation needs besides the chip's compiler."""
     return [Tool(name, shutil.which(name), "make ascend-tools")
-            for name in ("mlir-opt-19", "mlir-translate-19", "clang++-19")]
+            for name in ("mlir-opt-19", "mlir-translate-19", "clang++-19", "ld")]
 
 
 def lacking() -> list[str]:
@@ -78,7 +78,8 @@ def shims() -> ctypes.CDLL:
     if not path.exists():
         with tempfile.TemporaryDirectory(dir=cache()) as folder:
             out = Path(folder, path.name)
-            _run([*CLANG, "-O2", "-std=c++17", str(source), "-o", str(out), "-lpthread"])
+            _run([*CLANG, "-O2", "-std=c++17", "-shared", str(source), "-o", str(out),
+                  "-Wl,--no-as-needed", "-lm", "-lpthread"])
             out.replace(path)
     return ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
 
@@ -101,32 +102,35 @@ def _compile(text: str, starts: str, path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as name:
         folder = Path(name)
         (folder / "kernel.mlir").write_text(text)
-        (folder / "entry.cpp").write_text(starts)
         _run(["mlir-opt-19", str(folder / "kernel.mlir"), *PASSES, "-o", str(folder / "llvm.mlir")])
         _run(["mlir-translate-19", "--mlir-to-llvmir", str(folder / "llvm.mlir"), "-o",
               str(folder / "kernel.ll")])
-        _run([*CLANG, str(folder / "kernel.ll"), str(folder / "entry.cpp"), "-o",
-              str(folder / path.name), "-lm"])
+        with (folder / "kernel.ll").open("a") as file:
+            file.write(starts)
+        _run([*CLANG, "-c", str(folder / "kernel.ll"), "-o", str(folder / "kernel.o")])
+        # the driver would take ten times as long; mathematics come from where the shims are
+        _run(["ld", "-shared", "-Bsymbolic", str(folder / "kernel.o"), "-o",
+              str(folder / path.name)])
         (folder / path.name).replace(path)
 
 
 def _start(entry: Entry) -> str:
-    """C++ that calls an entry with memories and scalars from two arrays."""
-    kinds = ["void *" if a.startswith("memref") else f"int{a[1:]}_t" for a in entry.arguments]
-    memories = scalars = 0
-    values = []
-    for kind in kinds:
-        if kind == "void *":
-            values.append(f"m[{memories}]")
+    """LLVM IR of a function that calls an entry with memories and scalars from two arrays."""
+    lines, values, memories, scalars = [], [], 0, 0
+    for i, kind in enumerate([*entry.arguments, *["memref"] * 3]):
+        if kind.startswith("memref"):
+            lines += [f"%p{i} = getelementptr ptr, ptr %m, i64 {memories}",
+                      f"%v{i} = load ptr, ptr %p{i}"]
+            values.append(f"ptr %v{i}")
             memories += 1
         else:
-            values.append(f"({kind})s[{scalars}]")
+            lines += [f"%p{i} = getelementptr i64, ptr %s, i64 {scalars}",
+                      f"%v{i} = load {kind}, ptr %p{i}"]      # of an i64: its low part
+            values.append(f"{kind} %v{i}")
             scalars += 1
-    own = [f"m[{memories + i}]" for i in range(3)]
-    name = f"_mlir_ciface_{entry.name}"
-    return (f'#include <cstdint>\nextern "C" void {name}({", ".join([*kinds, *["void *"] * 3])});\n'
-            f'extern "C" void start_{entry.name}(void **m, const int64_t *s) '
-            f'{{ {name}({", ".join([*values, *own])}); }}\n')
+    body = "\n".join(f"  {line}" for line in lines)
+    return (f"\ndefine void @start_{entry.name}(ptr %m, ptr %s) {{\n{body}\n"
+            f"  call void @_mlir_ciface_{entry.name}({', '.join(values)})\n  ret void\n}}\n")
 
 
 def _run(command: Sequence[str]) -> None:
