@@ -13,7 +13,7 @@ from typing import Any
 
 from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.tvm_bridge import T, prim_func
-from firstlight.targets.cpu.kernels.gemv import gemv_tile, x_copy
+from firstlight.targets.cpu.kernels.gemv import Vectors, x_copy
 from firstlight.targets.cpu.kernels.layouts import PLAIN, TILE
 from firstlight.targets.cpu.kernels.linear import store_rows
 from firstlight.targets.cpu.kernels.micro import Weight, swiglu, zeros
@@ -30,7 +30,7 @@ from firstlight.targets.cpu.kernels.vecmath import Expr, get, put, spread
 
 def expert_ffn(
     name: str, experts: int, chosen: int, d: int, inner: int, codecs: Sequence[str], limit: float,
-    tokens: int, lanes: int,
+    tokens: int, lanes: int, fast: bool = False,
 ) -> Kernel:  # fmt: skip
     """x [S, D], index [S, A] i32, weights [S, A], w1 w3 w2 s1 s3 s2 -> y [S, D].
 
@@ -41,6 +41,7 @@ def expert_ffn(
         limit: clamp of gate and up.
         tokens: 1 for the matrix-vector version (S is 1), else the largest S.
         lanes: f32 per vector, 8 or 16.
+        fast: vectors of a single token are rounded to 14 bits for weights of four bits (limbs.py).
     """
     up, down = (inner, d), (d, inner)
     shapes = [(experts, *up), (experts, *up), (experts, *down), (1, *up), (1, *up), (1, *down)]
@@ -57,7 +58,7 @@ def expert_ffn(
             weight.bind(pointers[: len(own)])
             del pointers[: len(own)]
         if tokens == 1:
-            _vector(x, index, gates, weights, y, chosen, limit, lanes)
+            _vector(x, index, gates, weights, y, chosen, limit, lanes, fast)
         else:
             _matrix(x, index, gates, weights, y, count, chosen, tokens, limit, lanes)
 
@@ -71,35 +72,40 @@ def expert_ffn(
 
 def _vector(
     x: Any, index: Any, gates: Any, weights: Sequence[Weight], y: Any, chosen: int, limit: float,
-    lanes: int,
+    lanes: int, fast: bool,
 ) -> None:  # fmt: skip
     w1, w3, w2, s1, s3, s2 = weights
-    x = x_copy(x, 1, w1.k, (w1, w3, s1, s3), lanes)
-    routed, shared = _hidden_vectors(w2, chosen, lanes), _hidden_vectors(s2, 1, lanes)
+    ups = (w1, w3, s1, s3)
+    given = Vectors(x_copy(x, 1, w1.k, ups, lanes), 1, ups, fast).fill()
+    routed = Vectors(_hidden_vectors(w2, chosen, lanes), chosen, [w2], fast)
+    shared = Vectors(_hidden_vectors(s2, 1, lanes), 1, [s2], fast)
 
     def routed_up(i: Expr) -> None:
         slot = T.bind(T.truncdiv(i, T.int32(w1.tiles)))
         tile = T.bind(i - slot * w1.tiles)
         at = T.bind(index[slot] * w1.tiles + tile)
         scale = T.bind(T.broadcast(gates[slot], lanes))
-        _store_swiglu(w1, w3, at, x, limit, scale, routed, slot, tile, lanes)
+        _store_swiglu(w1, w3, at, given, limit, scale, routed.x, slot, tile, lanes)
 
     def shared_up(tile: Expr) -> None:
-        _store_swiglu(s1, s3, tile, x, limit, spread(1.0, lanes), shared, 0, tile, lanes)
+        _store_swiglu(s1, s3, tile, given, limit, spread(1.0, lanes), shared.x, 0, tile, lanes)
 
     parallel_by_bytes([
         (chosen * w1.tiles, w1.tile_bytes + w3.tile_bytes, routed_up),
         (s1.tiles, s1.tile_bytes + s3.tile_bytes, shared_up),
     ])  # fmt: skip
 
+    routed.fill()
+    shared.fill()
+
     def down(tile: Expr) -> None:
         sums = zeros(TILE // lanes, lanes)
-        values = gemv_tile(s2, tile, shared, lanes)
+        values = shared.tile(s2, tile, lanes)
         for cell, value in zip(sums, values, strict=True):
             cell.value = value
         with T.serial(chosen) as slot:
             at = T.bind(index[slot] * w2.tiles + tile)
-            values = gemv_tile(w2, at, routed, lanes, slot)
+            values = routed.tile(w2, at, lanes, slot)
             for cell, value in zip(sums, values, strict=True):
                 cell.value = cell.value + value
         store_rows(y, 0, 0, tile, w2.n, [c.value for c in sums], lanes)
@@ -118,12 +124,12 @@ def _hidden_vectors(down: Weight, rows: int, lanes: int) -> Any:
 
 
 def _store_swiglu(
-    gate: Weight, up: Weight, at: Expr, x: Any, limit: float, scale: Expr, hidden: Any, row: Expr,
-    tile: Expr, lanes: int,
+    gate: Weight, up: Weight, at: Expr, x: Vectors, limit: float, scale: Expr, hidden: Any,
+    row: Expr, tile: Expr, lanes: int,
 ) -> None:  # fmt: skip
     """One tile of f = swiglu(gate x, up x) * scale. Rows behind the matrix give zeros."""
-    gated = [T.bind(v) for v in gemv_tile(gate, at, x, lanes)]
-    upped = [T.bind(v) for v in gemv_tile(up, at, x, lanes)]
+    gated = [T.bind(v) for v in x.tile(gate, at, lanes)]
+    upped = [T.bind(v) for v in x.tile(up, at, lanes)]
     for half, (g, u) in enumerate(zip(gated, upped, strict=True)):
         value = swiglu(g, u, limit, lanes) * scale
         put(hidden, value, row, tile * TILE + half * lanes, lanes=lanes)

@@ -7,7 +7,7 @@ from typing import Any
 
 from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.tvm_bridge import T, prim_func
-from firstlight.targets.cpu.kernels.gemv import gemv_tile, x_copy
+from firstlight.targets.cpu.kernels.gemv import Vectors, x_copy
 from firstlight.targets.cpu.kernels.layouts import PLAIN, TILE, grouped
 from firstlight.targets.cpu.kernels.micro import Weight
 from firstlight.targets.cpu.kernels.panel import panel_work
@@ -16,8 +16,9 @@ from firstlight.targets.cpu.kernels.vecmath import Expr, get, put
 
 
 def linears(
-    name: str, segments: Sequence[tuple[int, str]], k: int, tokens: int, lanes: int
-) -> Kernel:
+    name: str, segments: Sequence[tuple[int, str]], k: int, tokens: int, lanes: int,
+    fast: bool = False,
+) -> Kernel:  # fmt: skip
     """x [S, K], weights [N_i, K] -> y_i [S, N_i].
 
     Args:
@@ -25,23 +26,27 @@ def linears(
         k: columns of all weights.
         tokens: 1 for the matrix-vector version (S is 1), else the largest S.
         lanes: f32 per vector, 8 or 16.
+        fast: a single token is rounded to 14 bits for weights of four bits (limbs.py).
     """
     weights = [Weight(codec, 1, n, k) for n, codec in segments]
-    return _kernel(name, weights, 1, k, tokens, lanes, PLAIN)
+    return _kernel(name, weights, 1, k, tokens, lanes, PLAIN, fast)
 
 
 def group_linear(
-    name: str, groups: int, n: int, k: int, codec: str, tokens: int, lanes: int
-) -> Kernel:
+    name: str, groups: int, n: int, k: int, codec: str, tokens: int, lanes: int,
+    fast: bool = False,
+) -> Kernel:  # fmt: skip
     """x [S, G, K], weight [G*N, K] whose rows g*N.. belong to group g -> y [S, G, N].
 
     Arguments as in `linears`.
     """
-    return _kernel(name, [Weight(codec, groups, n, k)], groups, k, tokens, lanes, grouped(groups))
+    weights = [Weight(codec, groups, n, k)]
+    return _kernel(name, weights, groups, k, tokens, lanes, grouped(groups), fast)
 
 
 def _kernel(
-    name: str, weights: Sequence[Weight], groups: int, k: int, tokens: int, lanes: int, layout: str
+    name: str, weights: Sequence[Weight], groups: int, k: int, tokens: int, lanes: int, layout: str,
+    fast: bool,
 ) -> Kernel:  # fmt: skip
     names = [w.pointers(f"w{i}") for i, w in enumerate(weights)]
     results = [(f"y{i}", "float32") for i in range(len(weights))]
@@ -57,7 +62,7 @@ def _kernel(
             for w, y in zip(weights, rest, strict=True)
         ]
         if tokens == 1:
-            _vector(x, weights, ys, groups, k, lanes)
+            _vector(x, weights, ys, groups, k, lanes, fast)
         else:
             _matrix(x, weights, ys, groups, count, tokens, lanes)
 
@@ -66,15 +71,16 @@ def _kernel(
 
 
 def _vector(
-    x: Any, weights: Sequence[Weight], ys: Sequence[Any], groups: int, k: int, lanes: int
-) -> None:
-    padded = x_copy(x, groups, k, weights, lanes)
+    x: Any, weights: Sequence[Weight], ys: Sequence[Any], groups: int, k: int, lanes: int,
+    fast: bool,
+) -> None:  # fmt: skip
+    vectors = Vectors(x_copy(x, groups, k, weights, lanes), groups, weights, fast).fill()
 
     def segment(weight: Weight, y: Any) -> tuple[int, int, Any]:
         def tile_body(tile: Expr) -> None:
             group = T.bind(T.truncdiv(tile, T.int32(weight.tiles)))
             local = T.bind(tile - group * weight.tiles)
-            values = gemv_tile(weight, tile, padded, lanes, group if groups > 1 else 0)
+            values = vectors.tile(weight, tile, lanes, group if groups > 1 else 0)
             store_rows(y, 0, group * weight.n, local, weight.n, values, lanes)
 
         return weight.count * weight.tiles, weight.tile_bytes, tile_body

@@ -58,7 +58,7 @@ def _bf16_of(values: Sequence[float]) -> list[int]:
     return [int.from_bytes(struct.pack("<f", v), "little") >> 16 for v in values]
 
 
-def _byte_table(table: Sequence[int], lanes: int) -> Expr:
+def byte_table(table: Sequence[int], lanes: int) -> Expr:
     """Sixteen bytes for pshufb, repeated in each 128-bit part; LLVM makes it one constant."""
     words = [int.from_bytes(bytes(table[i : i + 8]), "little", signed=True) for i in (0, 8)]
     parts = [T.int64(w) for w in words] * (lanes // 4)
@@ -90,22 +90,29 @@ def _word_pair(v: Expr, lanes: int) -> list[Expr]:
     return [low, T.reinterpret(kind, T.bitwise_and(v, _u32(0xFFFF0000, lanes)))]
 
 
+def _nibble(v: Expr, shift: int, lanes: int) -> Expr:
+    """Four bits of every byte of uint32 lanes, as bytes."""
+    part = T.shift_right(v, _u32(shift, lanes)) if shift else v
+    return T.reinterpret(f"int8x{4 * lanes}", T.bitwise_and(part, _u32(0x0F0F0F0F, lanes)))
+
+
+def lookup(table: Expr, v: Expr, shift: int, lanes: int) -> Expr:
+    """Four bits of every byte of uint32 lanes, looked up in a `byte_table`."""
+    return _pshufb(table, _nibble(v, shift, lanes), lanes)
+
+
 def _nibbles(
     table: Sequence[int], read: Callable[[int, int], Expr], lanes: int
 ) -> list[list[Expr]]:
     """Codes -> the two bytes of their bf16 by two table look-ups, interleaved and widened."""
-    high_bytes = _byte_table([v >> 8 for v in table], lanes)
-    low_bytes = _byte_table([v & 255 for v in table], lanes)
+    high_bytes = byte_table([v >> 8 for v in table], lanes)
+    low_bytes = byte_table([v & 255 for v in table], lanes)
     halves = []
     for half in range(TILE // lanes):
         v = T.bind(T.reinterpret(f"uint32x{lanes}", read(half * 4 * lanes, 4 * lanes)))
         out = []
         for shift in (0, 4):
-            part = T.shift_right(v, _u32(shift, lanes)) if shift else v
-            index = T.reinterpret(
-                f"int8x{4 * lanes}", T.bitwise_and(part, _u32(0x0F0F0F0F, lanes))
-            )
-            index = T.bind(index)
+            index = T.bind(_nibble(v, shift, lanes))
             low = T.bind(_pshufb(low_bytes, index, lanes))
             high = T.bind(_pshufb(high_bytes, index, lanes))
             for upper in (0, 1):
@@ -226,12 +233,14 @@ class Weight:
 
         Also fetches the block that will be due in a while; it may lie behind the last tile.
         """
+        return self.micro.decode(self.reader(tile, step), lanes)
+
+    def reader(self, tile: Expr, step: Expr) -> Callable[[int, int], Expr]:
+        """(offset, n) -> n elements of a block as they are stored; see `block`."""
         base = (wide(tile) * self.steps + wide(step)) * self.form.words
         ahead = self._codes[base + AHEAD // self.form.block_bytes * self.form.words]
         T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", T.address_of(ahead), 0, 3, 1))
-        return self.micro.decode(
-            lambda offset, n: get(self._codes, base + offset, lanes=n), lanes
-        )
+        return lambda offset, n: get(self._codes, base + offset, lanes=n)
 
     def scale(self, tile: Expr, group: Expr, half: int, lanes: int) -> Expr:
         """Of `lanes` rows: a bf16, or 2**(byte - 127), where 2**-127 is a subnormal float32."""
