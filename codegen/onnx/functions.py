@@ -94,12 +94,13 @@ def readable_model(module: Module, entry: str) -> Any:
         args.append(Val(graph.unique(arg.loc), arg.type))
         inputs.append(graph.info(arg.loc, arg.type))
     results = functions.exporter(graph).function(function, args, module)
-    roots, outputs = alias_roots(function, module), []
+    roots, names, outputs = alias_roots(function, module), {}, []
     for value, result in zip(function.results, results, strict=True):
         state = isinstance(value.type, StateType)
         label = graph.unique(f"{roots[value].loc}{NEXT}" if state else LOGITS)
-        graph.rename(result.name, label)
+        names[result.name] = label
         outputs.append(graph.info(label, result.type))
+    graph.rename(names)
     model = graph.model(entry, inputs, outputs, functions.protos, [DOMAIN])
     graph.onnx.checker.check_model(model, full_check=True)
     return model

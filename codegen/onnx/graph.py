@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,13 +67,13 @@ class Graph:
         count = self._names[name] = self._names.get(name, 0) + 1
         return name if count == 1 else self.unique(f"{name}_{count}")
 
-    def rename(self, old: str, new: str) -> None:
-        """Give a node's output another name (none that a loop's body reads)."""
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Give outputs of nodes other names, old -> new (none that a loop's body reads)."""
         for node in self.nodes:
-            for names in (node.input, node.output):
-                for i, name in enumerate(names):
-                    if name == old:
-                        names[i] = new
+            for values in (node.input, node.output):
+                for i, name in enumerate(values):
+                    if name in names:
+                        values[i] = names[name]
 
     def constant(self, value: Any) -> str:
         """An array as a value; lists are int64."""

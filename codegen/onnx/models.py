@@ -43,10 +43,12 @@ class EntryGraph:
         return model
 
 
-def entry_graph(name: str, module: Module, entry: str, tokens: int, library: Library) -> EntryGraph:
+def entry_graph(title: str, module: Module, entry: str, tokens: int, library: Library
+                ) -> EntryGraph:
     """The graph of function `entry` for one sequence, states of any length.
 
     Args:
+        title: the graph's name.
         tokens: of a call; 0 leaves their number open.
         library: gets the weights that are read.
     """
@@ -61,13 +63,21 @@ def entry_graph(name: str, module: Module, entry: str, tokens: int, library: Lib
     args = [_argument(graph, arg, library, tokens) for arg in function.args]
     results = Exporter(graph).function(function, args, module)
     roots = alias_roots(function, module)
-    outputs = [_output(graph, results[0].name, LOGITS, results[0])]
-    states = []
-    for value, result in zip(function.results[1:], results[1:], strict=True):
-        state = roots[value]
-        outputs.append(_output(graph, result.name, f"{state.loc}{NEXT}", result))
-        states.append(_through(graph, state))
-    return EntryGraph(name, graph, inputs, outputs, states)
+    readers: dict[str, list[str]] = {}
+    for node in graph.nodes:
+        for given in node.input:
+            readers.setdefault(given, []).append(node.op_type)
+    names, outputs, states = {}, [], []
+    for value, result in zip(function.results, results, strict=True):
+        name = LOGITS
+        if isinstance(value.type, StateType):
+            state = roots[value]
+            name = f"{state.loc}{NEXT}"
+            states.append(_through(state, readers[state.loc]))
+        names[result.name] = graph.unique(name)
+        outputs.append(graph.info(name, result.type))
+    graph.rename(names)
+    return EntryGraph(title, graph, inputs, outputs, states)
 
 
 def _argument(graph: Graph, arg: Value, library: Library, tokens: int) -> Val:
@@ -83,18 +93,11 @@ def _argument(graph: Graph, arg: Value, library: Library, tokens: int) -> Val:
     return Parameter(arg.loc, arg.type, library)
 
 
-def _output(graph: Graph, name: str, final: str, value: Val) -> Any:
-    """Call a value by the name of its output."""
-    graph.rename(name, graph.unique(final))
-    return graph.info(final, value.type)
-
-
-def _through(graph: Graph, state: Value) -> Mapping[str, Any]:
+def _through(state: Value, readers: Sequence[str]) -> Mapping[str, Any]:
     """How a state goes through: `in_place` if nothing but the node that writes it reads the old
     one (its shape does not count), so that input and output may be the same memory."""
     assert isinstance(state.type, StateType)
-    readers = [node.op_type for node in graph.nodes
-               if state.loc in node.input and node.op_type != "Shape"]
+    in_place = [op for op in readers if op != "Shape"] == ["ScatterND"]
     return {"name": state.loc, "input": state.loc, "output": f"{state.loc}{NEXT}",
             "kind": state.type.kind, "ratio": state.type.ratio, "rows": state.type.rows,
-            "width": state.type.width, "in_place": readers == ["ScatterND"]}
+            "width": state.type.width, "in_place": in_place}
