@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from firstlight.codegen.kernel import Kernel
+from firstlight.codegen.simt.overrides import NATIVE, overrides
 from firstlight.codegen.target import Executor, Target, Tool
 from firstlight.passes.capabilities import Capabilities, MemorySpace, Threads
 from firstlight.runtime.errors import FirstlightError
@@ -22,6 +23,7 @@ LIMITS = {
     "registers": 255, "group_registers": 64 << 10,
 }
 CAPABILITIES = Capabilities(
+    native=NATIVE,
     vector_bytes=16,        # the widest load of a thread
     memory=(MemorySpace("device", align=256), MemorySpace("shared", LIMITS["shared_bytes"]),
             MemorySpace("stack", LIMITS["stack_bytes"])),
@@ -54,7 +56,7 @@ def _target(arch: str, chips: str) -> Target:
         summary=f"NVIDIA GPUs of compute capability {arch[:-1]}.{arch[-1]} ({chips})",
         tier="B", capabilities=CAPABILITIES, requires=Requirements(arch),
         emit=code.emit, build=code.build, emulate=_emulate, launcher="libcuda",
-        tools=_tools, versions=_versions,
+        overrides=lambda: overrides(CAPABILITIES), tools=_tools, versions=_versions,
     )
 
 
@@ -70,7 +72,7 @@ class Elsewhere:
 
 def _emulate(kernels: Mapping[str, Kernel], folder: Path) -> Executor | None:
     """The same launches, run by a target that runs threads here: no GPU is asked for."""
-    from firstlight.codegen.simt.schedule import scheduled
+    from firstlight.codegen.simt import scheduled
     from firstlight.targets import available
 
     launches = [scheduled(kernels[name], CAPABILITIES) for name in sorted(kernels)]
