@@ -57,7 +57,7 @@ hivm.vector_function hivm.multi_buffer_counter_for hivm.multi_buffer_loop_id til
 normalize_matmul_counter to_be_bubbled_slice limit_sub_block_id0 inserted-copy mask_op_idx
 reached_mask_ops_idx fixpipe_for_mmad_result_already_inserted withoutInitMergeOp alignment
 hivm.vf_mode hivm.loop_core_type map_for_to_forall hivm.parallel_loop ExtractedLoadOrStore
-cv_unrolled_loop multibuffer_unroll_factor
+cv_unrolled_loop multibuffer_unroll_factor ptc_simdvf
 """.split())
 """Attributes of the fork that change nothing for code that runs in order, or are read below."""
 
