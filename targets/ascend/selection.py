@@ -75,7 +75,9 @@ def _keys(step: Selection, values: Values, chunk: int, number: str) -> str:
     values = replace(values, axes=(axis,), at={**values.at, "chunk": number}, done=[{}])
     place = make("add", "int32", start, var("within"))
     value = substitute(step.value, {step.candidate.name: place})
-    bits = make("reinterpret", "int32", make("add", "float32", value, const(0.0, "float32")))
+    raw = make("reinterpret", "int32", value)
+    zero = make("eq", "bool", raw, const(-LAST - 1))        # -0.0 is as large as 0.0
+    bits = make("select", "int32", zero, const(0), raw)
     sign = make("and", "int32", make("shr", "int32", bits, const(31)), const(LAST))
     real = make("gt", "bool", value, const(float("-inf"), "float32"))
     if not whole:
