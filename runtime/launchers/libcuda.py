@@ -43,8 +43,8 @@ class Function:
 class Memory:
     """Memory of the device; it goes with this object."""
 
-    def __init__(self, address: int) -> None:
-        self.address = address
+    def __init__(self, address: int, nbytes: int) -> None:
+        self.address, self.nbytes = address, nbytes
 
 
 class Graph:
@@ -133,7 +133,7 @@ class LibcudaQueue:
         """Memory of zeros, aligned to 256 bytes."""
         with self.device.current() as call:
             address = call.handle("cuMemAlloc_v2", ctypes.c_size_t(nbytes))
-            memory = Memory(int(address.value or 0))
+            memory = Memory(int(address.value or 0), nbytes)
             self.device.own(memory, "cuMemFree_v2", address)
             call("cuMemsetD8Async", address, 0, ctypes.c_size_t(nbytes), self.stream)
             # zero for every stream, not only for what follows in this one
