@@ -15,7 +15,6 @@ from firstlight.targets.ascend.compiler import (
     LOWERED,
     PACKAGE,
     Lowered,
-    TooLarge,
     compiler,
     lower,
     unlinked,
@@ -35,22 +34,27 @@ class Builder:
         self.chip = chip
         self.lowered: dict[str, Lowered] = {}
 
-    def accept(self, module: Module) -> str:
-        """Lower a module and check its calls; why it is too large, or ""."""
+    def accept(self, module: Module, last: bool = False) -> str:
+        """Lower a module and check its calls; why that cannot be, or "". Raises it for the last."""
         if module.name not in self.lowered:
             try:
                 lowered = lower(module.text, self.chip, module.name)
-            except TooLarge as error:
-                return error.why
-            missing = list(unlinked(lowered.module))
-            if missing:
-                raise FirstlightError(
-                    "F476", f"a lowered kernel calls {missing[0]}, which does not exist",
-                    where=module.name,
-                    why="the compiler's own libraries have no such function: linking will fail",
-                    try_="another form of the op; what links is listed in docs/targets")
+                self.linked(module.name, lowered)
+            except FirstlightError as error:
+                if last or error.code == "F473":
+                    raise
+                return f"{error.code}: {error.why}"
             self.lowered[module.name] = lowered
         return ""
+
+    def linked(self, name: str, lowered: Lowered) -> None:
+        """Raise F476 if a function that a lowered module calls does not exist."""
+        missing = list(unlinked(lowered.module))
+        if missing:
+            raise FirstlightError(
+                "F476", f"a lowered kernel calls {missing[0]}, which does not exist", where=name,
+                why="the compiler's own libraries have no such function: linking will fail",
+                try_="another form of the op; what links is listed in docs/targets")
 
     def kernels(self, kernels: Mapping[str, Kernel], jobs: int | None = None
                 ) -> dict[str, Emitted]:

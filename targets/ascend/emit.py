@@ -15,7 +15,9 @@ from firstlight.targets.ascend.nests import Program, program
 from firstlight.targets.ascend.nodes import Node, const, make
 
 BUDGETS = (4096, 2048, 1024, 512, 256, 128)
-"""Most elements of a tile; the next one is tried where a kernel's tiles do not fit the chip."""
+FORMS = [(budget, cube) for cube in (True, False) for budget in BUDGETS]
+"""(most elements of a tile, whether products are the cube core's), in the order they are tried:
+the first for everything, others where the chip's compiler does not take that."""
 ENTRY = "entry"
 OPS = {"add": "add", "mul": "mul", "floordiv": "floordiv", "max": "max", "min": "min"}
 
@@ -37,23 +39,28 @@ class Emitted:
     notes: tuple[str, ...] = ()
 
 
-def emitted(kernel: Kernel, accept: Callable[[Module], str] | None = None) -> Emitted:
+def emitted(kernel: Kernel, accept: Callable[[Module, bool], str] | None = None) -> Emitted:
     """Write a kernel's functions.
 
     Args:
-        accept: says why a module is too large for the chip, or "": a smaller tile is tried then.
-            Without it the first tile is taken, and nothing but the kernel decides the text.
+        accept: says why the chip's compiler does not take a module, or "": a smaller tile is tried
+            then, and products on vector cores. It raises what it says of the last one. Without it
+            the first form is taken, and nothing but the kernel decides the text.
     """
     steps = program(kernel)
     modules, launches, notes = [], [], []
     for i in range(len(steps.steps)):
-        function, module = _function(steps, i, BUDGETS[0])
-        for budget in BUDGETS[1:]:
-            why = accept(module) if accept else ""
-            if not why:
-                break
-            notes.append(f"{kernel.name}: {why}; a tile of {budget} elements is taken")
-            function, module = _function(steps, i, budget)
+        function, module = _function(steps, i, *FORMS[0])
+        left, cube = FORMS[1:], True
+        while accept and (why := accept(module, not left)):
+            if "F475" not in why:       # not its size: another size would not help
+                left = [form for form in left if cube and not form[1]]
+            if not left:
+                accept(module, True)
+            (budget, cube), *left = left
+            notes.append(f"{module.name}: {why}; now tiles of {budget} elements"
+                         + ", without the cube core" * (not cube))
+            function, module = _function(steps, i, budget, cube)
         modules.append(module)
         launches.append({"entry": module.name, "module": 0, "grid": [_blocks(function.rounds)],
                          "group": [1], "shared": 0, "args": [*function.arguments, "S"]})
@@ -62,8 +69,8 @@ def emitted(kernel: Kernel, accept: Callable[[Module], str] | None = None) -> Em
     return Emitted(tuple(modules), record, tuple(notes))
 
 
-def _function(steps: Program, number: int, budget: int) -> tuple[Function, Module]:
-    function = Emitter(steps, budget).function(ENTRY, steps.steps[number])
+def _function(steps: Program, number: int, budget: int, cube: bool) -> tuple[Function, Module]:
+    function = Emitter(steps, budget, cube).function(ENTRY, steps.steps[number])
     kind = getattr(steps.steps[number], "name", "repeat")
     name = f"{kind}_{hashlib.sha256(function.text.encode()).hexdigest()[:12]}"
     text = function.text.replace(f"@{ENTRY}(", f"@{name}(", 1)

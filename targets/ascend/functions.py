@@ -43,11 +43,13 @@ class Emitter:
 
     Attributes:
         budget: most elements of a tile.
+        cube: whether products are done by the cube core.
         workspace: first place, in units of 64 bytes, of each memory without a pointer.
     """
 
     program: Program
     budget: int
+    cube: bool = True
     workspace: dict[str, Node] = field(default_factory=dict)
     end: Node = field(default_factory=lambda: const(0))
 
@@ -112,7 +114,7 @@ class Body:
             with self.rounds_of(step.axes) as at:
                 select(step, self.values((), at))
             return
-        for tile in tiles(step, self.emitter.budget):
+        for tile in tiles(step, self.emitter.budget, self.emitter.cube):
             self.tile(tile)
 
     def claim(self, step: Step) -> None:

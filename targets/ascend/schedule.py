@@ -44,10 +44,10 @@ DEPTH = 8
 """A product's inner axis is a multiple of it: 32 bytes, the cube core's own unit."""
 
 
-def tiles(nest: Nest, budget: int) -> Iterator[Tile]:
-    """Tiles of at most `budget` elements that together are the nest."""
+def tiles(nest: Nest, budget: int, cube: bool) -> Iterator[Tile]:
+    """Tiles of at most `budget` elements that together are the nest; `cube`: products may be."""
     for piece in _affine(nest, 0):
-        yield from _sized(piece, budget)
+        yield from _sized(piece, budget, cube)
 
 
 def _affine(nest: Nest, depth: int) -> Iterator[Nest]:
@@ -66,10 +66,10 @@ def _indices(nest: Nest) -> list[Node]:
     return [nest.index, *(n.args[1] for node in nodes for n in walk(node) if n.op == "load")]
 
 
-def _sized(nest: Nest, budget: int) -> Iterator[Tile]:
+def _sized(nest: Nest, budget: int, cube: bool) -> Iterator[Tile]:
     """The tile of a nest, or of the pieces that it has to be cut into first."""
     names: set[str] = set()
-    sides = factors(nest)
+    sides = factors(nest) if cube else None
     pieces: list[Nest] | None = None
     if sides is not None:
         for part in nest.parts:
@@ -95,7 +95,7 @@ def _sized(nest: Nest, budget: int) -> Iterator[Tile]:
     if pieces is None:
         yield Tile(nest, frozenset(names))
     for piece in pieces or ():
-        yield from _sized(piece, budget)
+        yield from _sized(piece, budget, cube)
 
 
 def _fitted(nest: Nest, axes: Sequence[Axis], room: int, names: set[str]) -> list[Nest] | None:

@@ -18,7 +18,7 @@ WHOLE = {"add": "addi", "sub": "subi", "mul": "muli", "max": "maxsi", "min": "mi
 COMPARE = {"lt": ("olt", "slt"), "le": ("ole", "sle"), "gt": ("ogt", "sgt"), "ge": ("oge", "sge"),
            "eq": ("oeq", "eq"), "ne": ("une", "ne")}
 MATH = {"exp": "math.exp", "log": "math.log", "sqrt": "math.sqrt", "rsqrt": "math.rsqrt",
-        "fabs": "math.absf", "log1p": "math.log1p", "cos": "math.cos", "sin": "math.sin",
+        "fabs": "math.absf", "cos": "math.cos", "sin": "math.sin",
         "tanh": "math.tanh", "floor": "math.floor"}
 EXTENDED = {("uint8", "int32"), ("uint8", "uint32"), ("uint16", "uint32"), ("uint16", "int32"),
             ("bool", "int32"), ("bool", "uint8")}
@@ -84,6 +84,8 @@ class Values:
             return self.acc
         if op == "popcount":
             return self.value(_popcount(node.args[0]))
+        if op == "log1p":
+            return self.value(_log1p(node.args[0]))
         if op in ("floordiv", "mod") and dtype != "float32":
             return self.quotient(node)
         if op in ("shl", "shr") and self.value(node.args[1]).axes:
@@ -333,6 +335,17 @@ def _most(amount: Node, extents: Mapping[str, int]) -> int:
         found = {"add": a + b, "sub": a, "mul": a * b, "max": max(a, b)}
         return max(min(found.get(op, min(a, b)), 31), 0)
     return 31
+
+
+def _log1p(x: Node) -> Node:
+    """log(1 + x) for small x too, where the compiler's own is log of a rounded sum."""
+    one = const(1.0, "float32")
+    whole = make("add", "float32", one, x)
+    got = make("sub", "float32", whole, one)
+    flat = make("eq", "bool", got, const(0.0, "float32"))
+    share = make("div", "float32", x, make("select", "float32", flat, one, got))
+    return make("select", "float32", flat, x,
+                make("mul", "float32", make("log", "float32", whole), share))
 
 
 def _popcount(x: Node) -> Node:
