@@ -271,6 +271,10 @@ def inspect_target(name: str) -> dict[str, Any]:
         "ops": {how: ", ".join(ops[how]) for how in ("native", "generic") if how in ops},
         "not_here": [{"op": op, "how": s.how, "reason": s.reason}
                      for op, s in target.ops.items() if s.reason],
+        "options": [{"option": f"{key}={value}", "meaning": text}
+                    for key, option in target.options.items() for value, text in
+                    {**option.values, **{v: f"refused: {why}" for v, why in
+                                         option.refused.items()}}.items()],
         "tools": [{"tool": tool.name, "found": tool.found or "no",
                    "get": "" if tool.found else tool.get} for tool in target.tools()],
     }

@@ -33,8 +33,9 @@ WEIGHTS = Option(
     refused={
         "float4": "onnxruntime's CPU provider has no DequantizeLinear and no Cast of FLOAT4E2M1 "
                   "(opset 23 has the type); weights=packed keeps the 4-bit codes, as bytes",
-        "int2": "DequantizeLinear takes INT2 from opset 25 on only, and no codec has two bits",
-        "e8m0": "onnxruntime takes no FLOAT8E8M0, in any opset; scales are float32",
+        "int2": "INT2 needs opset 25, and no codec has two bits",
+        "e8m0": "no DequantizeLinear takes FLOAT8E8M0, Cast from opset 24 on; models are in opset "
+                "21, with float32 scales, which hold powers of two exactly",
         "int8": "this is what --quantize int8-g32 makes of weights; weights=packed then keeps it",
         "int4": "this is what --quantize int4-g32 makes of weights; weights=packed then keeps it",
         "fp8": "FP8 weights of a checkpoint stay FP8 with weights=packed",

@@ -255,11 +255,12 @@ def test_a_damaged_model_is_four_lines(artifact, tmp_path):
 
 # -- what onnxruntime can do, which is why the options are what they are ---------------------------
 
-def dequantizes(kind: int, opset: int, code_bytes: int) -> bool:
-    """Whether the CPU provider decodes a [32, 4] weight of an element type in blocks."""
+def decodes(kind: int, opset: int, code_bytes: int, cast: bool = False) -> bool:
+    """Whether the CPU provider decodes a [32, 4] weight of an element type: in blocks, or cast."""
     weight = onnx.TensorProto(name="w", data_type=kind, dims=[32, 4], raw_data=bytes(code_bytes))
     scale = onnx.numpy_helper.from_array(np.ones((1, 4), np.float32), "s")
-    node = onnx.helper.make_node("DequantizeLinear", ["w", "s"], ["y"], axis=0, block_size=32)
+    node = onnx.helper.make_node("Cast", ["w"], ["y"], to=1) if cast else (
+        onnx.helper.make_node("DequantizeLinear", ["w", "s"], ["y"], axis=0, block_size=32))
     graph = onnx.helper.make_graph(
         [node], "g", [], [onnx.helper.make_tensor_value_info("y", 1, [32, 4])], [weight, scale])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)],
@@ -280,7 +281,16 @@ def dequantizes(kind: int, opset: int, code_bytes: int) -> bool:
     ("INT2", 21, 32, False),
 ])
 def test_block_scales_by_element_type(kind, opset, nbytes, works):
-    assert dequantizes(getattr(onnx.TensorProto, kind), opset, nbytes) == works
+    assert decodes(getattr(onnx.TensorProto, kind), opset, nbytes) == works
+
+
+@pytest.mark.parametrize(("kind", "opset", "nbytes", "works"), [
+    ("FLOAT8E4M3FN", 21, 128, True), ("BFLOAT16", 21, 256, True), ("INT4", 21, 64, True),
+    ("FLOAT4E2M1", 25, 64, False), ("FLOAT8E8M0", 24, 128, True), ("FLOAT8E8M0", 23, 128, False),
+    ("INT2", 25, 32, True),
+])
+def test_casts_by_element_type(kind, opset, nbytes, works):
+    assert decodes(getattr(onnx.TensorProto, kind), opset, nbytes, cast=True) == works
 
 
 # -- the kit, and the readable model ---------------------------------------------------------------
