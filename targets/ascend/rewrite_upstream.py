@@ -297,13 +297,15 @@ def _conversion(op: Op) -> Iterator[str]:
 
 
 def _collapse(op: Op) -> Iterator[str]:
-    """A side of 1 beside a dynamic one: LLVM 19 loses the stride, so the view is made by hand."""
+    """Sides of 1 in strided memory: LLVM 19 takes their strides for real, so this is by hand."""
     match = re.fullmatch(r"(%[\w#.$-]+) \[((?:\[[\d, ]*\](?:, )?)*)\] : (.*) into (.*)", op.text)
     if match is None:
         raise Refused(f"a form of {op.name}", op.line)
     source, old, new = match[1], memref(match[3]), memref(match[4])
     groups = [[int(i) for i in split(g)] for g in re.findall(r"\[([^\]]*)\]", match[2])]
-    if not any({1, None} <= {old.shape[i] for i in group} for group in groups):
+    layout = re.fullmatch(r"strided<\[([^\]]*)\](?:, offset: (\S+))?>", new.layout)
+    ones = any(len(group) > 1 and 1 in [old.shape[i] for i in group] for group in groups)
+    if not (ones and old.layout and (layout or (not new.layout and new.rank == 1))):
         yield _line(op)
         return
     base, offset = fresh(), fresh()
@@ -312,13 +314,7 @@ def _collapse(op: Op) -> Iterator[str]:
     kinds = ", ".join([f"memref<{element}>"] + ["index"] * (1 + 2 * old.rank))
     yield (f"{', '.join([base, offset, *sizes, *strides])} = memref.extract_strided_metadata "
            f"{source} : {types(match[3])} -> {kinds}")
-    layout = re.fullmatch(r"strided<\[([^\]]*)\](?:, offset: (\S+))?>", new.layout)
-    known = split(layout[1]) if layout else ["?"] * new.rank
-    if not layout and new.rank == 1:
-        known = ["1"]
-    elif not layout:
-        raise Refused(f"a form of {op.name}", op.line)
-    start = (layout[2] if layout else None) or "0"
+    known, start = split(layout[1]) if layout else ["1"], (layout and layout[2]) or "0"
     some: list[str] = []
     steps: list[str] = []
     for group, side, step in zip(groups, new.shape, known, strict=True):
