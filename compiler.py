@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 
 from firstlight import targets
 from firstlight.codegen.artifact import refuse_impossible, refuse_occupied
-from firstlight.codegen.compile import CompileOptions, compile_module, plans, prepare, state_plan
+from firstlight.codegen.compile import (
+    CompileOptions,
+    Job,
+    compile_module,
+    plans,
+    prepare,
+    state_plan,
+)
 from firstlight.codegen.requantize import Requantized
 from firstlight.codegen.target import Target
 from firstlight.codegen.weights import Source
@@ -36,7 +43,8 @@ from firstlight.passes.pipeline import PIPELINE
 from firstlight.passes.policy import quantizer
 from firstlight.runtime.errors import FirstlightError
 
-__all__ = ["CompileOptions", "compile_checkpoint", "plan_checkpoint"]
+__all__ = ["CompileOptions", "Prepared", "compile_checkpoint", "plan_checkpoint",
+           "prepare_checkpoint"]
 
 COPIED = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 Progress = Callable[[str, int, int], None]
@@ -44,6 +52,24 @@ Progress = Callable[[str, int, int], None]
 
 def _quiet(stage: str, done: int, total: int) -> None:
     pass
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A checkpoint on its way to an artifact: read, traced, changed by the passes."""
+
+    source: Checkpoint
+    job: Job
+    options: CompileOptions
+
+    def write(self, out: Path | str, progress: Progress = _quiet) -> dict[str, Any]:
+        """Write the artifact and return the report; see `compile_checkpoint`."""
+        source, job = self.source, self.job
+        sources = {name: _source(ref, job.stored[name]) for name, ref in source.tensors.items()}
+        copies = {n: source.path / n for n in COPIED if (source.path / n).is_file()}
+        return compile_module(job, sources, Path(out), self.options,
+                              _model_section(source.config, source), copies, _provenance(source),
+                              progress)
 
 
 def compile_checkpoint(checkpoint: Path | str, out: Path | str,
@@ -61,17 +87,20 @@ def compile_checkpoint(checkpoint: Path | str, out: Path | str,
     target = targets.find(options.target)
     _refuse_numerics(options)
     _refuse_out(Path(out), Path(checkpoint), options.force)
+    return prepare_checkpoint(checkpoint, target, options, progress).write(out, progress)
+
+
+def prepare_checkpoint(checkpoint: Path | str, target: Target, options: CompileOptions,
+                       progress: Progress = _quiet) -> Prepared:
+    """The first half of `compile_checkpoint`; `options.target` does not matter here."""
     progress("read", 0, 1)
     source = read_checkpoint(checkpoint)
-    model = _model_section(source.config, source)
+    _model_section(source.config, source)       # refuses what is wrong before the passes
     progress("trace", 0, 1)
     module = trace_model(source.config, weight_types(source))
     progress("passes", 0, 1)
     job = prepare(module, source.config.max_position_embeddings, target, quantized(options))
-    sources = {name: _source(ref, job.stored[name]) for name, ref in source.tensors.items()}
-    copies = {n: source.path / n for n in COPIED if (source.path / n).is_file()}
-    return compile_module(job, sources, Path(out), options, model, copies,
-                          _provenance(source), progress)
+    return Prepared(source, job, options)
 
 
 def plan_checkpoint(checkpoint: Path | str,

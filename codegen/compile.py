@@ -20,6 +20,7 @@ from firstlight.codegen.artifact import (
     write_manifest,
 )
 from firstlight.codegen.binary import program_bytes
+from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.program import ProgramWriter, whole_program
 from firstlight.codegen.select import KernelSet
 from firstlight.codegen.target import Assembly, Entry, Target
@@ -158,6 +159,15 @@ def plans(job: Job) -> Iterator[tuple[Entry, Module, Plan, dict[str, int], int]]
         plan = PlanMemory({"S": entry.tokens}).plan(module, entry.function, inputs, base,
                                                     base + size)
         yield entry, module, plan, inputs, base
+
+
+def job_kernels(job: Job) -> Mapping[str, Kernel]:
+    """The kernels of the artifact that `compile_module` writes, by their symbols."""
+    kernels = KernelSet(job.target)
+    for entry, module, plan, _, _ in plans(job):
+        for step in plan.steps:
+            kernels.kernel(step.op, module, entry.tokens)
+    return kernels.kernels
 
 
 def state_plan(module: Module, context: int) -> dict[str, Any]:

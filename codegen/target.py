@@ -77,6 +77,7 @@ class Tool:
     name: str
     found: str | None
     get: str
+    version: str = ""
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,19 @@ def features() -> frozenset[str]:
     return frozenset()
 
 
+def model() -> str:
+    """The processor's name, or its architecture where the system does not say."""
+    try:
+        text = _CPUINFO.read_text(errors="replace")
+    except OSError:
+        text = ""
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            return value.strip()
+    return architecture()
+
+
 def usable_cores() -> int:
     """Cores this process may run on (its affinity mask)."""
     return len(os.sched_getaffinity(0))

@@ -27,12 +27,15 @@ class Registry:
     """What is installed.
 
     `targets` by name; `families`: how an entry's own name chooses among its targets; `broken`: why
-    an entry could not be loaded, by its name.
+    an entry could not be loaded, by its name. `modules`: which module brings a target. `detecting`:
+    the families that know which of their targets fits this machine, if one does.
     """
 
     targets: Mapping[str, Target] = field(default_factory=dict)
     families: Mapping[str, Callable[[], Target]] = field(default_factory=dict)
     broken: Mapping[str, str] = field(default_factory=dict)
+    modules: Mapping[str, str] = field(default_factory=dict)
+    detecting: tuple[str, ...] = ()
 
 
 def available(entries: Iterable[EntryPoint] | None = None) -> Registry:
@@ -44,6 +47,7 @@ def available(entries: Iterable[EntryPoint] | None = None) -> Registry:
     families: dict[str, Callable[[], Target]] = {}
     broken: dict[str, str] = {}
     owner: dict[str, str] = {}
+    detecting: list[str] = []
     found = entry_points(group=GROUP) if entries is None else entries
     # one package may be on the path twice (installed, and as a checkout): the same line counts once
     for entry in sorted({(e.name, e.value): e for e in found}.values()):
@@ -53,7 +57,8 @@ def available(entries: Iterable[EntryPoint] | None = None) -> Registry:
             module = entry.load()
             brought: tuple[Target, ...] = tuple(module.TARGETS)
             named = {target.name: target for target in brought}
-            families[entry.name] = getattr(module, "detect", None) or _only(entry, brought)
+            detect = getattr(module, "detect", None)
+            families[entry.name] = detect or _only(entry, brought)
         except Exception as error:  # whatever a stranger's module raises, the others still work
             broken[entry.name] = _why(entry, error)
             continue
@@ -62,15 +67,20 @@ def available(entries: Iterable[EntryPoint] | None = None) -> Registry:
                 raise _twice(name, entry.value, owner[name])
             targets[name], owner[name] = target, entry.value
         owner.setdefault(entry.name, entry.value)
-    return Registry(targets, families, broken)
+        detecting += [entry.name] if detect else []
+    modules = {name: owner[name] for name in targets}
+    return Registry(targets, families, broken, modules, tuple(detecting))
 
 
-def find(name: str, registry: Registry | None = None) -> Target:
+def find(name: str | None, registry: Registry | None = None) -> Target:
     """The target of this name; for the name of a family, its target for this machine.
 
-    Raises F430 for an unknown name (saying which are known, and which plug-ins are broken).
+    None asks for the one to take where nothing is said: see `default`. Raises F430 for an unknown
+    name (saying which are known, and which plug-ins are broken).
     """
     registry = registry or available()
+    if name is None:
+        return default(registry)
     if name in registry.targets:
         return registry.targets[name]
     if name in registry.families:
@@ -87,6 +97,27 @@ def find(name: str, registry: Registry | None = None) -> Target:
         where=f"--target {name}",
         why=why,
         try_="firstlight targets    lists them",
+    )
+
+
+def default(registry: Registry | None = None) -> Target:
+    """This machine's target: of the first family, by name, that detects one here.
+
+    Raises F432 if no family does.
+    """
+    registry = registry or available()
+    refused = [f"{name} does not load" for name in registry.broken]
+    for name in registry.detecting:
+        try:
+            return registry.families[name]()
+        except FirstlightError as error:
+            refused.append(f"{name}: {error.why}")
+    raise FirstlightError(
+        "F432",
+        "no installed target fits this machine",
+        where="--target, which was not given",
+        why="; ".join(refused) or "no plug-in can tell which machine this is",
+        try_="firstlight targets    lists what can be compiled for other machines",
     )
 
 

@@ -51,7 +51,8 @@ class ExecutorContext:
 
     def __init__(self, engine: ExecutorEngine) -> None:
         self.engine, self.position = engine, 0
-        self._blocks = {ARENA: _zeros(engine.program.arena_bytes), STATE: _zeros(engine.state_bytes)}
+        self._blocks = {ARENA: _zeros(engine.program.arena_bytes),
+                        STATE: _zeros(engine.state_bytes)}
 
     def run(self, entry: str, tokens: Array, logits: Array) -> None:
         """Feed tokens [S]; see `Context.run`."""

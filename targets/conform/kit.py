@@ -10,18 +10,22 @@ from pathlib import Path
 from firstlight.codegen.target import Target
 from firstlight.ir.registry import TABLE
 from firstlight.runtime.errors import FirstlightError
+from firstlight.targets import available
 from firstlight.targets.conform.build import check_build
 from firstlight.targets.conform.cases import INLINED, all_cases
 from firstlight.targets.conform.emit import check_emit
+from firstlight.targets.conform.made import lines_of, made
 from firstlight.targets.conform.report import ORACLE, Check, Report
 from firstlight.targets.conform.run import check_run
 from firstlight.targets.conform.units import Unit, units
+from firstlight.targets.conform.watch import LIMIT
 
 Progress = Callable[[str, int, int], None]
 
 
 def conform(target: Target, level: str = "run", ops: Iterable[str] = (),
-            progress: Progress = lambda stage, done, total: None) -> Report:
+            progress: Progress = lambda stage, done, total: None,
+            limit: float = LIMIT) -> Report:
     """Hold a target against its contract, up to and including `level`.
 
     Level `oracle` is for itself: it asks another engine what the ops mean, whatever the target.
@@ -29,6 +33,7 @@ def conform(target: Target, level: str = "run", ops: Iterable[str] = (),
     Args:
         ops: only these rows of the op table; without, all of them.
         progress: called with a level and how many ops of it are done.
+        limit: seconds that one call of a kernel may take.
 
     Raises F441 for an unknown op.
     """
@@ -40,7 +45,8 @@ def conform(target: Target, level: str = "run", ops: Iterable[str] = (),
             why="no row of the op table that kernels stand for has this name",
             try_=f"some of: {', '.join(sorted(set(TABLE) - set(INLINED)))}",
         )
-    report = Report(target.name, target.tier, level, chosen, versions=dict(target.versions()))
+    report = Report(target.name, target.tier, level, chosen, versions=dict(target.versions()),
+                    made=made(target), lines=lines_of(target, available().modules))
     by_op: dict[str, list[Unit]] = {name: [] for name in all_cases(chosen)}
     with tempfile.TemporaryDirectory(prefix="firstlight-conform-") as folder:
         scratch = Path(folder)
@@ -53,7 +59,7 @@ def conform(target: Target, level: str = "run", ops: Iterable[str] = (),
         def model() -> Iterable[Check]:
             from firstlight.targets.conform.model import check_model
 
-            return check_model(target, scratch)
+            return check_model(target, scratch, limit)
 
         def oracle() -> Iterable[Check]:
             from firstlight.targets.conform.oracle import check_oracle
@@ -63,7 +69,7 @@ def conform(target: Target, level: str = "run", ops: Iterable[str] = (),
         steps: dict[str, Callable[[], Iterable[Check]]] = {
             "emit": emit,
             "build": lambda: check_build(target, by_op, scratch, report.commands),
-            "run": lambda: check_run(target, by_op, scratch),
+            "run": lambda: check_run(target, by_op, scratch, limit),
             "model": model,
             ORACLE: oracle,
         }

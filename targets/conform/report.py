@@ -29,6 +29,8 @@ class Check:
         missing: why the target does not have the op at all, in its own words.
         numbers: errors by kind of kernel ("native", "generic"), or by route of a model.
         note: what was run in place of the chip's own code, if so.
+        through: at the level `model`, what ran the artifact: "launcher", or "emulator" where the
+            launcher is not here.
     """
 
     op: str
@@ -39,6 +41,7 @@ class Check:
     missing: str = ""
     numbers: dict[str, dict[str, Any]] = field(default_factory=dict)
     note: str = ""
+    through: str = ""
 
     @property
     def status(self) -> str:
@@ -59,6 +62,8 @@ class Report:
         ops: what was asked for; empty means all.
         commands: how to build where the tool chain is, if it is not here.
         seconds: by level.
+        made: when, on what machine, with what.
+        lines: of code in the target's own package.
     """
 
     target: str
@@ -69,6 +74,8 @@ class Report:
     commands: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    made: dict[str, Any] = field(default_factory=dict)
+    lines: int = 0
 
     def add(self, checks: Iterable[Check]) -> None:
         """Take in the checks of a level."""
@@ -107,6 +114,11 @@ class Report:
         return list(dict.fromkeys(f"{c.level}: {c.note}" for c in self.checks if c.note))
 
     @property
+    def through(self) -> str:
+        """What ran the models, if any ran."""
+        return ", ".join(sorted({c.through for c in self.checks if c.through and c.count}))
+
+    @property
     def badge(self) -> str:
         """`name tier level ops passed/total`, the line that a matrix is made from."""
         names = sorted({c.op for c in self.checks if c.level != "model"})
@@ -134,6 +146,7 @@ class Report:
             "schema": 1, "kind": KIND, "target": self.target, "tier": self.tier,
             "level": self.level, "ops": list(self.ops), "conformant": self.conformant,
             "summary": self.summary, "badge": self.badge, "notes": self.notes,
+            "through": self.through, "made": dict(self.made), "lines": self.lines,
             "levels": {k: {"passed": p, "total": t} for k, (p, t) in self.level_counts().items()},
             "seconds": {k: round(v, 1) for k, v in self.seconds.items()},
             "versions": dict(self.versions), "commands": list(self.commands),
@@ -169,6 +182,8 @@ def table(report: Report, width: int = 110) -> str:
                 console.print(f"  and {len(texts) - 3} more", markup=False)
         if check.missing and check.level == "emit":
             console.print(f"missing {check.op}: {check.missing}", markup=False)
+    if report.through:
+        console.print(f"models ran through: {report.through}", markup=False)
     for note in report.notes:
         console.print(f"note {note}", markup=False)
     for command in report.commands[:3]:
@@ -206,12 +221,15 @@ def _worst(checks: Iterable[Check]) -> tuple[str, ...]:
 
 def matrix(documents: Sequence[Mapping[str, Any]]) -> str:
     """A markdown table, targets by levels, of several reports, and their notes."""
-    lines = ["| target | tier | " + " | ".join(LEVELS) + " | verdict |",
-             "|---" * (3 + len(LEVELS)) + "|"]
+    lines = [f"| target | tier | {' | '.join(LEVELS)} | verdict | lines of code | seconds |",
+             "|---" * (3 + len(LEVELS)) + "|---:|---:|"]
     for d in documents:
         cells = [f"{x['passed']}/{x['total']}" if (x := d["levels"].get(level)) else "-"
                  for level in LEVELS]
+        if d.get("through") == "emulator":
+            cells[LEVELS.index("model")] += ", emulated"
         verdict = f"conformant at {d['level']}" if d["conformant"] else "not conformant"
-        lines.append(f"| `{d['target']}` | {d['tier']} | {' | '.join(cells)} | {verdict} |")
+        lines.append(f"| `{d['target']}` | {d['tier']} | {' | '.join(cells)} | {verdict} | "
+                     f"{d.get('lines') or '-'} | {sum(d['seconds'].values()):.0f} |")
     notes = [f"`{d['target']}`, level {note}." for d in documents for note in d.get("notes", ())]
     return "\n".join([*lines, *(["", *notes] if notes else [])])

@@ -55,9 +55,16 @@ def _foreign(name: str, summary: str, code: Code, arch: str, features: tuple[str
     )
 
 
+def _settled(func: Any) -> Any:
+    """`riscv.settled`; TVM is imported when code is made."""
+    from firstlight.targets.cpu.riscv import settled
+
+    return settled(func)
+
+
 ARM = Code({"mtriple": "aarch64-linux-gnu", "mattr": ["+v8.2a", "+dotprod"]}, "armv8.2-a+dotprod")
 RISC_V = Code({"mtriple": "riscv64-linux-gnu", "mcpu": "generic-rv64", "mabi": "lp64d",
-               "mattr": ["+m", "+a", "+f", "+d", "+c", "+v"]}, "rv64gcv")
+               "mattr": ["+m", "+a", "+f", "+d", "+c", "+v"]}, "rv64gcv", _settled)
 
 TARGETS = (
     _x86("v3", V3, 8),

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.target import Source
 from firstlight.targets.cpu.toolchain import RUNNER, link, link_executable
+
+if TYPE_CHECKING:
+    from firstlight.codegen.tvm_bridge import PrimFunc
 
 
 def _without_addresses(text: str) -> str:
@@ -21,16 +24,21 @@ def _without_addresses(text: str) -> str:
 
 @dataclass(frozen=True)
 class Code:
-    """One instruction set: LLVM's options, and its name in `toolchain.MACHINES`."""
+    """One instruction set: LLVM's options, and its name in `toolchain.MACHINES`.
+
+    `change`, if there is one, is applied to every kernel.
+    """
 
     options: Mapping[str, Any]
     march: str
+    change: Callable[[PrimFunc], PrimFunc] | None = None
 
     def emit(self, kernel: Kernel) -> Source:
         """LLVM text of one kernel."""
         from firstlight.codegen.tvm_bridge import compile_module
 
-        text = compile_module({kernel.name: kernel.func}, self.options).inspect_source("ll")
+        text = compile_module(self._functions({kernel.name: kernel}), self.options
+                              ).inspect_source("ll")
         text = _without_addresses(text)
         return Source({f"{kernel.name}.ll": text.encode()}, f"__tvm_ffi_{kernel.name}", {}, {})
 
@@ -67,5 +75,8 @@ class Code:
                  jobs: int | None) -> Sequence[Path]:
         from firstlight.codegen.objects import build_objects
 
-        functions = {name: kernel.func for name, kernel in kernels.items()}
-        return build_objects(functions, self.options, folder, jobs)
+        return build_objects(self._functions(kernels), self.options, folder, jobs)
+
+    def _functions(self, kernels: Mapping[str, Kernel]) -> dict[str, PrimFunc]:
+        change = self.change or (lambda func: func)
+        return {name: change(kernel.func) for name, kernel in kernels.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import re
 import shutil
 import struct
 import subprocess
@@ -23,11 +25,7 @@ CPUS = {
     "aarch64": "max",
     "riscv64": "rv64,v=true,vext_spec=v1.0,vlen=128",
 }
-"""-cpu of qemu by architecture: vectors are as short as the instruction set allows.
-
-qemu 7.2 (Debian 12) ends at a RISC-V vector conversion of float32 to int32 that is the first float
-instruction of its block ("decode_save_opc: Assertion"): of the op table, `cast` to i32 has one.
-"""
+"""-cpu of qemu by architecture: vectors are as short as the instruction set allows."""
 
 
 def qemu(arch: str) -> list[str] | None:
@@ -42,7 +40,16 @@ def tool(arch: str) -> Tool:
     """The emulator in a target's list of tools."""
     found = qemu(arch)
     return Tool(f"qemu-{arch}", found[0] if found else None,
-                "make chip-tools    or    apt-get install qemu-user")
+                "make chip-tools    or    apt-get install qemu-user",
+                _version(found[0]) if found else "")
+
+
+@functools.cache
+def _version(program: str) -> str:
+    """What it says of itself, as `7.2.22`."""
+    said = subprocess.run([program, "--version"], capture_output=True, text=True).stdout
+    found = re.search(r"version (\S+)", said)
+    return found[1] if found else ""
 
 
 def emulate(code: Code, kernels: Mapping[str, Kernel], folder: Path) -> Emulated | None:
@@ -75,15 +82,16 @@ class Emulated:
         try:
             self._send.write(struct.pack("<3q", self._index[symbol], tokens, len(buffers)))
             for buffer in buffers:
-                self._send.write(struct.pack("<q", buffer.nbytes))
+                back = buffer.flags.writeable       # weights often are not
+                self._send.write(struct.pack("<q", buffer.nbytes if back else ~buffer.nbytes))
                 self._send.write(np.ascontiguousarray(buffer).tobytes())
             self._send.flush()
             (length,) = struct.unpack("<q", _exactly(self._answer, 8))
             if length:
                 raise RuntimeError(f"{symbol}: {_exactly(self._answer, length).decode()}")
             for buffer in buffers:
-                data = np.frombuffer(_exactly(self._answer, buffer.nbytes), buffer.dtype)
-                if buffer.flags.writeable:      # weights often are not
+                if buffer.flags.writeable:
+                    data = np.frombuffer(_exactly(self._answer, buffer.nbytes), buffer.dtype)
                     buffer[...] = data.reshape(buffer.shape)
         except (BrokenPipeError, EOFError) as error:
             self.close()

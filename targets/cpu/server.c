@@ -3,8 +3,8 @@
  *
  *     kernel (index in fl_kernels), tokens, n, then n times: bytes, the buffer
  *
- * and for each answers on standard output with 0 and all buffers as the kernel left them, or with the length of a
- * text and the text. */
+ * where a buffer of ~bytes is one that the kernel only reads. For each it answers on standard output with 0 and the
+ * other buffers as the kernel left them, or with the length of a text and the text. */
 #include "kernels.h"
 
 #include <stdio.h>
@@ -24,13 +24,16 @@ static void write_number(int64_t n) { fwrite(&n, sizeof n, 1, stdout); }
 int main(void) {
   static fl_arg args[MOST + 1];
   static int64_t sizes[MOST];
+  static int back[MOST];
   fl_pool* pool = fl_start(THREADS);
   if (!pool) return 1;
   for (;;) {
     int64_t kernel = read_number(), tokens = read_number(), n = read_number();
     if (kernel < 0 || kernel >= fl_kernel_count || n < 0 || n > MOST) return 1;
     for (int64_t i = 0; i < n; ++i) {
-      sizes[i] = read_number();
+      int64_t given = read_number();
+      back[i] = given >= 0;
+      sizes[i] = back[i] ? given : ~given;
       /* whole vectors, and room behind the end, where a kernel may read ahead */
       char* buffer = aligned_alloc(ALIGN, ((size_t)sizes[i] + 2 * ALIGN) / ALIGN * ALIGN);
       if (!buffer || fread(buffer, 1, (size_t)sizes[i], stdin) != (size_t)sizes[i]) return 1;
@@ -44,7 +47,7 @@ int main(void) {
     if (failed) fputs(fl_error(), stdout);
     for (int64_t i = 0; i < n; ++i) {
       char* buffer = (char*)(intptr_t)args[i].value;
-      if (!failed) fwrite(buffer, 1, (size_t)sizes[i], stdout);
+      if (!failed && back[i]) fwrite(buffer, 1, (size_t)sizes[i], stdout);
       free(buffer);
     }
     if (fflush(stdout)) return 1;

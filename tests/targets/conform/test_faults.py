@@ -1,7 +1,9 @@
 """Seeded faults: the kit finds each of them, at the level where it belongs, and nothing else."""
 
+import ctypes
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import count
@@ -157,6 +159,38 @@ def test_a_target_that_cannot_run_here_is_not_conformant():
         assert [c.level for c in report.of("skipped")] == ["run"]
         assert not report.clean
         assert "not here" in report.of("skipped")[0].skips[0]
+
+
+@pytest.mark.parametrize(("end", "said"), [
+    ("sleep", "no end after 1 s"), ("spin", "no end after 1 s"), ("crash", "signal 11"),
+])
+def test_a_kernel_that_never_ends_or_crashes_fails_its_own_check_only(library, end, said):
+    """Spinning is done by native threads, which no exception of Python would reach."""
+    def emulate(kernels, folder):
+        right = CpuExecutor(library)
+
+        class Bad:
+            def run(self, symbol, buffers, tokens):
+                if not symbol.startswith("rms_norm"):
+                    right.run(symbol, buffers, tokens)
+                elif end == "sleep":
+                    time.sleep(1000)
+                elif end == "spin":
+                    right.library.fl_fma(right.pool, ctypes.c_int64(1 << 50))
+                else:
+                    ctypes.string_at(0)
+
+        return Bad()
+
+    ops = ("ring_write", "rms_norm", "rope", "hyper_post")
+    report = conform(replace(PLAIN, emulate=emulate), "run", tuple(o for o in ops if o in OPS
+                                                                   or o == "rms_norm"), limit=1.0)
+    bad = {c.op: c.problems for c in report.checks if c.status != "passed"}
+    assert set(bad) == {"rms_norm"}
+    assert said in bad["rms_norm"][0]
+    assert "rms_norm_generic" in bad["rms_norm"][0], "it names the call"
+    assert "S=1" in bad["rms_norm"][0]
+    assert len(report.checks) == 3 * len({c.op for c in report.checks})
 
 
 def test_a_missing_composite_runs_as_its_decomposition(tmp_path):

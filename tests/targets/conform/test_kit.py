@@ -1,6 +1,9 @@
 """The kit's own promises: every op has cases, reports add up, the command line, whole models."""
 
 import json
+import os
+import signal
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +22,7 @@ from firstlight.targets.conform.cases import INLINED, all_cases
 from firstlight.targets.conform.checkpoints import write_checkpoint
 from firstlight.targets.conform.measure import Errors, Memory
 from firstlight.targets.conform.report import Check, Report
+from firstlight.targets.cpu.executor import CpuExecutor
 
 CPU = targets.find("cpu-x86-64-v3")
 
@@ -60,7 +64,10 @@ def test_summary_badge_and_matrix_add_up():
     document = json.loads(json.dumps(report.document()))
     assert document["levels"]["run"] == {"passed": 1, "total": 3}
     assert matrix([document]).splitlines()[-1] == (
-        "| `chip` | C | 2/3 | 2/3 | 1/3 | - | not conformant |")
+        "| `chip` | C | 2/3 | 2/3 | 1/3 | - | not conformant | - | 0 |")
+    shown = matrix([document | {"through": "emulator", "lines": 12, "seconds": {"emit": 1.4},
+                                "levels": {"model": {"passed": 6, "total": 6}}}])
+    assert shown.splitlines()[-1].endswith("| 6/6, emulated | not conformant | 12 | 1 |")
     assert Report("chip", "C", "run").clean is False, "nothing checked is not conformant"
 
 
@@ -102,7 +109,10 @@ def test_the_command_line(tmp_path):
     assert 0 < numbers["rope", "run"]["native"]["max_rel"] < 1e-6
     done = CliRunner().invoke(cli, ["conform", "--matrix", str(file), str(file)])
     assert done.exit_code == 0
-    assert done.output.count(f"| `{CPU.name}` | A | 2/2 | 2/2 | 2/2 | - | not conformant |") == 2
+    row = f"| `{CPU.name}` | A | 2/2 | 2/2 | 2/2 | - | not conformant | {document['lines']} |"
+    assert done.output.count(row) == 2
+    assert document["lines"] > 1000
+    assert {"date", "cpu", "system", "python", "firstlight", "tools"} == set(document["made"])
     assert CliRunner().invoke(cli, ["conform", "one", "two"]).exit_code == 2
 
 
@@ -134,13 +144,48 @@ def test_a_wrong_kernel_is_found_in_a_model(tmp_path, monkeypatch):
 
     planted = replace(CPU, overrides=lambda: {**CPU.overrides(), "norm_rope": off})
     monkeypatch.setattr(model, "PATTERNS", {"window": "w"})
-    for target, wanted in ((CPU, "passed"), (planted, "failed")):
-        monkeypatch.setattr(targets, "find", lambda name, target=target: target)
-        folder = tmp_path / wanted
+    foreign = replace(planted, launcher="none-is-here")
+    for target, wanted, through in ((CPU, "passed", "launcher"), (planted, "failed", "launcher"),
+                                    (replace(CPU, launcher="none-is-here"), "passed", "emulator"),
+                                    (foreign, "failed", "emulator")):
+        folder = tmp_path / f"{wanted} {through}"
         folder.mkdir()
         check = next(model.check_model(target, folder))
-        assert check.status == wanted, check.problems
+        assert (check.status, check.through) == (wanted, through), check.problems
         assert set(check.numbers) >= {"prefill", "decode"}
+
+
+def test_a_machine_without_launcher_and_emulator_is_not_here(tmp_path, monkeypatch):
+    monkeypatch.setattr(model, "PATTERNS", {"window": "w"})
+    for emulate in (None, lambda kernels, folder: None):
+        target = replace(CPU, launcher="none-is-here", emulate=emulate)
+        folder = tmp_path / str(emulate is None)
+        folder.mkdir()
+        check = next(model.check_model(target, folder))
+        assert check.status == "skipped"
+        assert "not here" in check.skips[0]
+
+
+@pytest.mark.parametrize(("end", "said"), [
+    ("hang", "no end after 1 s"), ("crash", "the process died"),
+])
+def test_a_model_whose_kernel_never_ends_or_crashes(tmp_path, monkeypatch, end, said):
+    class Bad(CpuExecutor):
+        def run(self, symbol, buffers, tokens):
+            if symbol.startswith("norm_rope"):
+                time.sleep(1000) if end == "hang" else os.kill(os.getpid(), signal.SIGSEGV)
+            super().run(symbol, buffers, tokens)
+
+    def emulate(kernels, folder):
+        CPU.build(kernels, folder, None)
+        return Bad(folder / "code" / "model.so")
+
+    monkeypatch.setattr(model, "PATTERNS", {"window": "w"})
+    target = replace(CPU, launcher="none-is-here", emulate=emulate)
+    check = next(model.check_model(target, tmp_path, limit=1.0))
+    assert check.status == "failed"
+    assert said in check.problems[0]
+    assert "norm_rope" in check.problems[0], "it names the kernel"
 
 
 @pytest.mark.slow
