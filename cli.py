@@ -147,6 +147,8 @@ def _pairs(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> dic
               help="How weights are stored: int8-g32, or by role, experts=int4-g32,head=fp8.")
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", callback=_pairs,
               help="A choice that the target offers (see `firstlight targets NAME`).")
+@click.option("--dim", "dims", multiple=True, metavar="NAME=N", callback=_pairs,
+              help="A symbolic size of an ONNX model: a number, or ..N (any up to N) for one.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads of the compiler.")
 @click.option("--pipeline", metavar="TEXT", help="Passes to run, instead of the usual ones.")
 @click.option("--dump-ir", type=FOLDER, metavar="DIR", help="Write the module after each pass.")
@@ -159,9 +161,9 @@ def _pairs(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> dic
 @json_option
 def compile_command(
     checkpoint: Path, out: Path | None, dry_run: bool, verbose: bool, quiet: bool, as_json: bool,
-    **choices: Any,
+    dims: dict[str, str], **choices: Any,
 ) -> None:  # fmt: skip
-    """Compile a CHECKPOINT folder.
+    """Compile a CHECKPOINT folder, or a model.onnx.
 
     The artifact is written under a temporary name and renamed at the end.
     """
@@ -173,17 +175,23 @@ def compile_command(
             compile_checkpoint,
             plan_checkpoint,
         )
+        from firstlight.onnx_compiler import compile_onnx
 
         options: CompileOptions = CompileOptions(**choices)
+        from_onnx = checkpoint.suffix == ".onnx"
+        if dims and not from_onnx:
+            raise click.UsageError("--dim is for ONNX models.")
         if out is None or dry_run:
-            emit(plan_checkpoint(checkpoint, options), as_json)
+            emit(compile_onnx(checkpoint, None, options, dims) if from_onnx
+                 else plan_checkpoint(checkpoint, options), as_json)
             return
         for package in sorted(COMPILER_PACKAGES):  # now, not after the passes
             if find_spec(package) is None:
                 raise no_compiler("compile", package)
         began = time.perf_counter()
         with Progress(quiet or as_json) as progress:
-            report = compile_checkpoint(checkpoint, out, options, progress)
+            report = (compile_onnx(checkpoint, out, options, dims, progress) if from_onnx
+                      else compile_checkpoint(checkpoint, out, options, progress))
     report = {**report, "seconds": round(time.perf_counter() - began, 2)}
     if as_json or verbose:
         emit(report, as_json)
@@ -242,6 +250,8 @@ def run_command(
     from firstlight.runtime import load
 
     with load(artifact, threads=threads) as model:
+        if model.manifest.graph is not None:
+            model.session()  # says what to do instead
         # BOS alone would be no empty prompt any more: refused as by `Session.generate`.
         ids = tokens if prompt is None else model.tokenizer.encode(prompt) if prompt else []
         assert ids is not None

@@ -66,6 +66,16 @@ class ProgramWriter:
             "steps": steps,
         }
 
+    def add_graph(self, name: str, plan: Plan, module: Module, most: int,
+                  inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+        """Add an entry that has named arrays instead of tokens: their places, shapes and dtypes."""
+        steps = [self._step(step, module, most) for step in plan.steps]
+        self._debug.add(name, plan, self._word)
+        self.constants.update(plan.constants)
+        self.arena_bytes = max(self.arena_bytes, plan.arena_bytes)
+        self._entries[name] = {"max_tokens": most, "inputs": dict(inputs),
+                               "outputs": dict(outputs), "steps": steps}
+
     def document(self) -> dict[str, Any]:
         """The content of program.json."""
         return {"schema": 1, "arena_bytes": self.arena_bytes, "kernels": list(self._symbols),

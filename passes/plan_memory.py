@@ -94,13 +94,13 @@ class PlanMemory:
 
     sizes: Mapping[str, int] = field(default_factory=dict)
 
-    def plan(self, module: Module, entry: str, inputs: Mapping[str, int], output: int,
-             base: int) -> Plan:
+    def plan(self, module: Module, entry: str, inputs: Mapping[str, int],
+             output: int | Sequence[int], base: int) -> Plan:
         """The program of `entry`.
 
         Args:
             inputs: arena offset of each input argument by its name.
-            output: arena offset of the first result; the other results are states.
+            output: arena offset of the first result (the others are states), or of all results.
             base: first free byte of the arena.
         """
         self._module, self._frames = module, dict[str, _Frame]()
@@ -117,7 +117,9 @@ class PlanMemory:
                 places[arg] = Place("state", arg.loc)
             else:
                 places[arg] = Place("weight", arg.loc)
-        self._walk(function, places, {0: Place("arena", offset=output)}, base, "")
+        offsets = (output,) if isinstance(output, int) else output
+        results = {i: Place("arena", offset=o) for i, o in enumerate(offsets)}
+        self._walk(function, places, results, base, "")
         return Plan(tuple(self._steps), _align(self._top), self._constants, tuple(self._returns))
 
     # -- flattening -----------------------------------------------------------------------------

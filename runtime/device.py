@@ -204,6 +204,15 @@ class DeviceContext:
         """A copy of a part of the arena."""
         return self._read(self._arena, offset, nbytes)
 
+    def write_arena(self, offset: int, data: Bytes) -> None:
+        """Replace a part of the arena."""
+        if data.size:
+            try:
+                self._queue.write(self._arena, offset, np.ascontiguousarray(data))
+                self._queue.finish()
+            except DeviceError as error:
+                raise self._failed("the arena cannot be written", error) from error
+
     def read_state(self, offset: int, nbytes: int) -> Bytes:
         """A copy of a part of the state block."""
         return self._read(self._state, offset, nbytes)

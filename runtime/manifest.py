@@ -79,6 +79,8 @@ class Manifest:
     files: tuple[File, ...]
     state_bytes: int
     state: tuple[StateTensor, ...]
+    graph: Mapping[str, Any] | None = None
+    """Of an artifact with named inputs and outputs: its open size. None for a language model."""
 
     @property
     def target(self) -> str:
@@ -245,6 +247,7 @@ def _check_digest(path: Path, raw: bytes) -> None:
 
 def _from_document(directory: Path, raw: bytes, document: dict[str, Any]) -> Manifest:
     model, limits, state = document["model"], document["limits"], document["state"]
+    graph = document.get("graph")
     bos = model.get("bos_token_id")
     manifest = Manifest(
         directory=directory,
@@ -253,7 +256,7 @@ def _from_document(directory: Path, raw: bytes, document: dict[str, Any]) -> Man
         name=str(document["name"]),
         launcher=str(document["target"]["launcher"]),
         requires=dict(document["target"].get("requires", {})),
-        vocab_size=_count(model["vocab_size"]),
+        vocab_size=0 if graph is not None else _count(model["vocab_size"]),
         bos_token_id=None if bos is None else int(bos),
         eos_token_ids=tuple(int(i) for i in model.get("eos_token_ids") or ()),
         context=_count(limits["context"]),
@@ -261,6 +264,7 @@ def _from_document(directory: Path, raw: bytes, document: dict[str, Any]) -> Man
         files=tuple(_files(document["files"])),
         state_bytes=_count(state["bytes"], 0),
         state=tuple(_state_tensor(t) for t in state["tensors"]),
+        graph=None if graph is None else dict(graph),
     )
     str(document["target"]["name"])
     for t in manifest.state:

@@ -6,9 +6,11 @@ import os
 import threading
 import weakref
 from functools import cached_property
+from typing import Any
 
 from firstlight.runtime.engine import Engine, find_launcher
 from firstlight.runtime.errors import FirstlightError
+from firstlight.runtime.graph import GraphModel
 from firstlight.runtime.manifest import Manifest, Verify, check_files, read_manifest
 from firstlight.runtime.paths import checked_path
 from firstlight.runtime.program import Program, read_program
@@ -19,7 +21,7 @@ from firstlight.runtime.text import Tokenizer
 
 def load(
     directory: str | os.PathLike[str], threads: int | None = None, verify: Verify = "quick"
-) -> Model:
+) -> Any:
     """Load a compiled artifact; nothing is compiled and no weight is read yet.
 
     Args:
@@ -27,6 +29,8 @@ def load(
         threads: threads of one session's kernels, by default the cores this process may use.
         verify: "quick" checks the manifest, the hash of every file but the weights', and their
             sizes and headers; True hashes everything; False checks sizes only.
+
+    Returns a `Model`, or a `GraphModel` for what was compiled from ONNX.
 
     Raises F501 to F504 for a folder that is no whole artifact, F510 for another CPU, F511 to F514
     if its code or threads cannot be had.
@@ -48,6 +52,8 @@ def load(
     check_files(manifest, verify)
     program = read_program(manifest)
     engine = find_launcher(manifest.launcher).open_engine(manifest, program, threads)
+    if manifest.graph is not None:
+        return GraphModel(manifest, program, engine)
     return Model(manifest, program, engine)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,23 @@ ARENA, WEIGHT, STATE, INTEGER, TOKENS = (ord(c) for c in "awsit")
 """The spaces an argument word may point into; TOKENS is the number of tokens of the call."""
 
 _WORDS = re.compile(r"(?:(?:[aws]:\d{1,18}|i:-?\d{1,18}|t)(?: |$))*")
+
+
+GRAPH = "graph"
+"""The entry of an artifact with named inputs and outputs."""
+DTYPES = ("float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint16", "uint8",
+          "bool")
+"""What inputs and outputs are declared as; in the arena they are float32, int32 or bytes."""
+
+
+@dataclass(frozen=True)
+class Port:
+    """A named input or output: declared type, shape (sizes may have S), offset in the arena."""
+
+    name: str
+    dtype: str
+    shape: tuple[Size, ...]
+    offset: int
 
 
 @dataclass(frozen=True)
@@ -40,6 +58,9 @@ class Entry:
     count: npt.NDArray[np.int64]
     space: npt.NDArray[np.uint8]
     value: npt.NDArray[np.int64]
+    takes: tuple[Port, ...] = ()
+    gives: tuple[Port, ...] = ()
+    """Of a graph: its inputs and outputs."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +100,18 @@ def _from_document(document: dict[str, Any], manifest: Manifest) -> Program:
     limits = {ARENA: arena_bytes, WEIGHT: len(weights), STATE: manifest.state_bytes}
     entries = {}
     for name, record in document["entries"].items():
-        entry = entries[name] = _entry(name, record, manifest.vocab_size)
+        graph = manifest.graph is not None
+        entry = entries[name] = _entry(name, record, manifest.vocab_size, graph)
         for space, limit in limits.items():
             values = entry.value[entry.space == space]
             if values.size and values.max() >= limit:
                 raise ValueError(f"entry {name} points beyond {chr(space)}:{limit}")
         if entry.kernel.size and not 0 <= entry.kernel.min() <= entry.kernel.max() < len(kernels):
             raise ValueError(f"entry {name} calls a kernel that is not listed")
-        _check_ends(entry, arena_bytes, manifest.vocab_size)
+        if graph:
+            _check_ports(entry, arena_bytes)
+        else:
+            _check_ends(entry, arena_bytes, manifest.vocab_size)
     _check_arity(entries.values())
     signatures = tuple(tuple(sizes) for sizes in document.get("signatures", ()))
     if signatures:
@@ -94,36 +119,58 @@ def _from_document(document: dict[str, Any], manifest: Manifest) -> Program:
             raise ValueError(f"there are {len(signatures)} signatures of {len(kernels)} kernels")
         for entry in entries.values():
             _check_signatures(entry, kernels, signatures, limits)
-    if not {"decode", "prefill"} & set(entries):
+    if manifest.graph is not None:
+        if set(entries) != {GRAPH}:
+            raise ValueError("a graph has one entry, called graph")
+    elif not {"decode", "prefill"} & set(entries):
         raise ValueError("there is neither a decode nor a prefill entry")
     return Program(arena_bytes, kernels, weights, entries, signatures)
 
 
-def _entry(name: str, record: dict[str, Any], vocab_size: int) -> Entry:
+def _entry(name: str, record: dict[str, Any], vocab_size: int, graph: bool) -> Entry:
     calls = [words for _, words in record["steps"]]
     flat = [word for words in calls for word in words]
     if not _WORDS.fullmatch(" ".join(flat)):
         bad = next(w for w in flat if not _WORDS.fullmatch(w) or not w)
         raise ValueError(f"entry {name} has an unknown argument word {bad!r}")
     count = np.array([len(words) for words in calls], np.int64)
-    max_tokens, (rows, vocab) = int(record["max_tokens"]), record["outputs"]["logits"]["shape"]
+    max_tokens = int(record["max_tokens"])
+    rows, vocab = (1, 0) if graph else record["outputs"]["logits"]["shape"]
     if vocab != vocab_size or rows not in (1, max_tokens, "S"):
         raise ValueError(f"entry {name} gives logits of shape {[rows, vocab]}")
     for key, i in record["inputs"].items():
-        if i["shape"] not in ([[max_tokens], ["S"]] if key == "tokens" else [[1]]):
+        if not graph and i["shape"] not in ([[max_tokens], ["S"]] if key == "tokens" else [[1]]):
             raise ValueError(f"entry {name} takes {key} of shape {i['shape']}")
     return Entry(
         name=name,
         max_tokens=max_tokens,
         every_row=rows != 1,
-        inputs={key: int(i["offset"]) for key, i in record["inputs"].items()},
-        logits=int(record["outputs"]["logits"]["offset"]),
+        inputs={} if graph else {k: int(i["offset"]) for k, i in record["inputs"].items()},
+        logits=0 if graph else int(record["outputs"]["logits"]["offset"]),
         kernel=np.array([kernel for kernel, _ in record["steps"]], np.int64),
         first=np.cumsum(count) - count,
         count=count,
         space=np.frombuffer("".join(word[0] for word in flat).encode(), np.uint8),
         value=np.array([int(word[2:] or 0) for word in flat], np.int64),
+        takes=_ports(record["inputs"]) if graph else (),
+        gives=_ports(record["outputs"]) if graph else (),
     )
+
+
+def _ports(records: Mapping[str, Any]) -> tuple[Port, ...]:
+    return tuple(Port(name, str(r["dtype"]), tuple(r["shape"]), int(r["offset"]))
+                 for name, r in records.items())
+
+
+def _check_ports(entry: Entry, arena_bytes: int) -> None:
+    if entry.max_tokens < 1:
+        raise ValueError(f"entry {entry.name} has no size")
+    for port in (*entry.takes, *entry.gives):
+        shape = [value(size, entry.max_tokens) for size in port.shape]
+        nbytes = math.prod(shape) * (1 if port.dtype == "bool" else 4)
+        if port.dtype not in DTYPES or port.offset < 0 or port.offset % 4 or (
+                port.offset + nbytes > arena_bytes):
+            raise ValueError(f"{port.name} of entry {entry.name} lies outside the arena")
 
 
 def _check_arity(entries: Iterable[Entry]) -> None:

@@ -47,6 +47,11 @@ def _(e: Emitter, op: Op, x: Tensor) -> Tensor:
     return Tensor(op.result.type, lambda *i: x.read(*broadcast_index(x, i)))
 
 
+@lower("copy")
+def _(e: Emitter, op: Op, x: Tensor) -> Tensor:
+    return Tensor(op.result.type, x.read)
+
+
 @lower("transpose", kind="view")
 def _(e: Emitter, op: Op, x: Tensor) -> Tensor:
     perm = op.attrs["perm"]

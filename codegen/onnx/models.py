@@ -54,7 +54,7 @@ def entry_graph(title: str, module: Module, entry: str, tokens: int, library: Li
     """
     module = Specialize(entry=entry, tokens=tokens, context=0).run(module)
     function, graph = module[entry], Graph()
-    inputs, args = [], []
+    inputs = []
     for arg in function.args:
         if isinstance(arg.type, StateType) or arg.loc in ("tokens", "pos"):
             graph.know(arg.loc, arg.type)

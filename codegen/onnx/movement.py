@@ -58,6 +58,11 @@ def broadcast(g: Graph, out: TensorType, x: Val, shape: tuple[Size, ...]) -> str
 
 
 @row
+def copy(g: Graph, out: TensorType, x: Val) -> str:
+    return str(g("Identity", x.plain(g)))
+
+
+@row
 def reshape(g: Graph, out: TensorType, x: Val, shape: tuple[Size, ...]) -> str:
     """New axes of 1 by Unsqueeze, which keeps every size known; else one unknown size is -1."""
     name = x.plain(g)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from firstlight.codegen.onnx.coded import BFLOAT16, FLOAT8E4M3FN, INT8
-from firstlight.codegen.onnx.kernel import OnnxKernel, Port
+from firstlight.codegen.onnx.kernel import TOKENS, OnnxKernel, Port
 from firstlight.codegen.onnx.packages import need
 
 Array = NDArray[Any]
@@ -37,7 +37,7 @@ class Runner:
         if symbol != self._symbol:       # some thousand models; a unit's calls follow each other
             self._symbol, self._session = symbol, open_session(kernel.model)
         given = {port.name: array for port, array in zip(kernel.inputs, buffers, strict=False)}
-        results = iter(buffers[len([p for p in kernel.inputs if p.name != "S"]):])
+        results = iter(buffers[sum(port.name != TOKENS for port in kernel.inputs):])
         for port, got in zip(kernel.outputs, run(self._session, kernel, given, tokens),
                              strict=True):
             (given[port.state] if port.state else next(results))[...] = got
@@ -45,8 +45,8 @@ class Runner:
 
 def run(session: Any, kernel: OnnxKernel, given: Mapping[str, Array], tokens: int) -> list[Array]:
     """The outputs of a model for inputs by name (codes as they are stored)."""
-    values = {port.name: _value(port, np.array([tokens]) if port.name == "S" else given[port.name])
-              for port in kernel.inputs}
+    given = {**given, TOKENS: np.array([tokens])}
+    values = {port.name: _value(port, given[port.name]) for port in kernel.inputs}
     names = [port.name for port in kernel.outputs]
     return [value.numpy() for value in session.run_with_ort_values(names, values)]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from firstlight.codegen.onnx.graph import Graph, extents
 from firstlight.ir.dims import Size
-from firstlight.ir.types import StateType, TensorType, Type
+from firstlight.ir.types import StateType, Type
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,3 @@ class Val:
         """Matrices [K, N] of a weight [E, N, K], those at `index`, which has so many axes."""
         name = self.rows(g, index, axes)
         return str(g("Transpose", name, perm=[*range(axes), axes + 1, axes]))
-
-
-def tensor(value: Val) -> TensorType:
-    """The type of a value that is no state."""
-    assert isinstance(value.type, TensorType)
-    return value.type

@@ -80,6 +80,20 @@ def _(x: Array, shape: tuple[int, ...]) -> Array:
     return np.broadcast_to(x, shape)
 
 
+copy = op("copy", ("x",))
+
+
+@shape_of(copy)
+def _(x: TensorType) -> TensorType:
+    """The same elements in memory of their own: what a result of a graph is."""
+    return x.plain
+
+
+@reference_of(copy)
+def _(x: Array) -> Array:
+    return np.array(x)
+
+
 reshape = op("reshape", ("x",), attrs={"shape": tuple})
 
 
@@ -182,6 +196,6 @@ def _(x: Array, index: NDArray[np.int32]) -> Array:
     return np.take_along_axis(x, index.astype(np.int64), -1)
 
 
-for _info in (constant, iota, size, broadcast, reshape, transpose, slice_, concat, gather_rows,
+for _info in (constant, iota, size, broadcast, copy, reshape, transpose, slice_, concat, gather_rows,
               take_along):
     cost_of(_info)(free)

@@ -166,6 +166,10 @@ class CpuContext:
         """A view of a part of the arena."""
         return self._arena[offset : offset + nbytes]
 
+    def write_arena(self, offset: int, data: npt.NDArray[np.uint8]) -> None:
+        """Replace a part of the arena."""
+        self._arena[offset : offset + data.size] = data
+
     def _ready(self, entry: str, tokens: npt.NDArray[np.int32]) -> _Call:
         """The entry bound to this memory, its inputs set."""
         call = self._calls.get(entry)

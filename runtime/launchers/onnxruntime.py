@@ -107,6 +107,7 @@ class OnnxContext:
         self._blocks = _anonymous(size), _anonymous(size)
         self._at = (0, 0)
         self._pos = np.zeros(1, np.int32)
+        self._logits = np.zeros(0, np.float32)
         self._calls: dict[tuple[Any, ...], _Call] = {}
 
     @property
@@ -145,19 +146,24 @@ class OnnxContext:
                 why=_first_line(error),
                 try_="start a new session, with fewer others if memory is short",
             ) from error
-        logits[...] = call.logits[0]
+        logits[...] = self._logits[: logits.size].reshape(logits.shape)
         self._at = end, 1 - turn  # one assignment: no signal comes between the two
 
     def _call(self, entry: str, tokens: int, rows: int, end: int, turn: int) -> _Call:
         """Everything bound; sizes of entries are rounded up, so that calls can be kept."""
         session, states = self._engine.model(entry)
         length = -(-end // ROWS) * ROWS
+        vocab = self._engine.manifest.vocab_size
+        if self._logits.size < rows * vocab:  # one room for all calls: logits of many are large
+            self._logits = np.zeros(rows * vocab, np.float32)
+            self._calls.clear()
         key = entry, tokens, rows, length, turn
         if key not in self._calls:
             if len(self._calls) > 32:
                 self._calls.clear()
-            self._calls[key] = _Call(session, states, self._blocks, self._pos, tokens, rows,
-                                     length, turn, self._engine.manifest.vocab_size)  # fmt: skip
+            logits = self._logits[: rows * vocab].reshape(1, rows, vocab)
+            self._calls[key] = _Call(session, states, self._blocks, self._pos, tokens, logits,
+                                     length, turn)  # fmt: skip
         return self._calls[key]
 
     def _home(self, offset: int) -> npt.NDArray[np.uint8]:
@@ -179,17 +185,15 @@ class _Call:
         blocks: tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]],
         pos: npt.NDArray[np.int32],
         tokens: int,
-        rows: int,
+        logits: npt.NDArray[np.float32],
         length: int,
         turn: int,
-        vocab: int,
     ) -> None:
         self.tokens = np.zeros((1, tokens), np.int32)
-        self.logits = np.zeros((1, rows, vocab), np.float32)
         self._session, self._binding = session, session.io_binding()
         self._bind_input("tokens", self.tokens.ctypes.data, np.int32, self.tokens.shape)
         self._bind_input("pos", pos.ctypes.data, np.int32, pos.shape)
-        self._bind_output("logits", self.logits.ctypes.data, self.logits.shape)
+        self._bind_output("logits", logits.ctypes.data, logits.shape)
         for state in states:
             tensor = state.tensor
             used = -(-length // tensor.ratio) if tensor.kind == "entries" else tensor.rows

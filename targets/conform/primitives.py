@@ -69,6 +69,8 @@ def _movement() -> Iterator[Case]:
     yield Case("iota", (), {"shape": (1, S, 5), "axis": 1})
     yield Case("iota", (), {"shape": (1, 1, dims.add(S, 32)), "axis": 2})
     yield Case("size", (), {"dim": dims.ceildiv(dims.add(S, 3), 4)})
+    yield Case("copy", (f32(B, S, 5),))
+    yield Case("copy", (i32(B, S, 32),))
     yield Case("broadcast", (f32(B, 1, 16),), {"shape": (B, S, 16)})
     yield Case("broadcast", (f32(),), {"shape": (B, S, 3)})
     for before, after in (

@@ -118,6 +118,7 @@ def _movement() -> Iterator[PrimitiveCase]:
     for axis in range(3):
         yield PrimitiveCase("iota", (), {"shape": (3, dims.S, 4), "axis": axis})
     yield PrimitiveCase("size", (), {"dim": dims.add(dims.S, 7)})
+    yield PrimitiveCase("copy", (x,))
     yield PrimitiveCase("broadcast", (x[:, :, None],), {"shape": (3, 5, 4, 8)})
     yield PrimitiveCase("reshape", (x,), {"shape": (3, 5, 2, 2, 2)})
     yield PrimitiveCase("transpose", (x,), {"perm": (2, 0, 1)})

@@ -1,0 +1,218 @@
+"""From a file to a checked `onnx.ModelProto`, and from a TensorProto to an array.
+
+External data is read by ourselves, because where it lies is the file's claim: relative, below the
+model's folder, a regular file, no link, and as long as the tensor's shape says.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from firstlight.frontend.onnx.errors import bad_data, broken, unsupported
+from firstlight.runtime.errors import FirstlightError
+
+Array = NDArray[Any]
+OPSETS = range(17, 25)
+MOST_BYTES = 1 << 31
+"""A protobuf message is never longer."""
+MOST_NODES = 1 << 17
+
+
+def onnx_package() -> Any:
+    """The package `onnx`. Raises F701 if it is not installed."""
+    try:
+        import onnx
+        import onnx.inliner
+        import onnx.shape_inference
+    except ImportError as error:
+        raise FirstlightError(
+            "F701", "the package onnx is missing", where="this Python",
+            why=str(error), try_="pip install 'firstlight[compile,onnx]'") from error
+    return onnx
+
+
+def read_model(path: Path) -> Any:
+    """A ModelProto whose graph is acyclic and whose functions are inlined. Reads no tensor data."""
+    onnx = onnx_package()
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise broken(str(path), "it is not a regular file")
+        if path.stat().st_size > MOST_BYTES:
+            raise broken(str(path), "it is longer than a protobuf message can be (2 GiB)")
+        data = path.read_bytes()
+    except OSError as error:
+        raise broken(str(path), error.strerror or str(error)) from error
+    return parse_model(onnx, data, str(path))
+
+
+def parse_model(onnx: Any, data: bytes, where: str) -> Any:
+    """A checked model from its bytes."""
+    try:
+        model = onnx.ModelProto.FromString(data)
+    except Exception as error:      # what protobuf raises depends on its implementation
+        raise broken(where, f"it cannot be parsed: {_line(error)}") from error
+    if not model.HasField("graph") or not model.graph.node:
+        raise broken(where, "it has no graph, or a graph without nodes")
+    if len(model.graph.node) > MOST_NODES:
+        raise unsupported(where, f"it has {len(model.graph.node)} nodes")
+    opset(model, where)
+    if model.functions:
+        try:
+            model = onnx.inliner.inline_local_functions(model)
+        except Exception as error:
+            raise broken(where, f"its functions cannot be inlined: {_line(error)}") from error
+    _check_names(model.graph, where)
+    try:
+        onnx.checker.check_model(_without_external(onnx, model), full_check=False)
+    except Exception as error:
+        raise broken(where, _line(error)) from error
+    return model
+
+
+def opset(model: Any, where: str = "") -> int:
+    """The version of the standard operators. Raises F151 for one that we do not know."""
+    versions = [o.version for o in model.opset_import if o.domain in ("", "ai.onnx")]
+    if len(versions) != 1:
+        raise broken(where, "it does not say once which opset it uses")
+    if versions[0] not in OPSETS:
+        raise unsupported(where, f"it uses opset {versions[0]}; known are {OPSETS.start} to "
+                          f"{OPSETS.stop - 1}", "export with another opset_version, or convert it "
+                          "with onnx.version_converter")
+    return int(versions[0])
+
+
+def tensor(proto: Any, folder: Path) -> Array:
+    """The array of a TensorProto, of numpy's (or ml_dtypes') element type."""
+    onnx = onnx_package()
+    where = f"tensor {proto.name[:80]!r}"
+    try:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(proto.data_type)
+    except Exception as error:
+        raise bad_data(where, f"its element type {proto.data_type} is not known") from error
+    shape = tuple(proto.dims)
+    if any(n < 0 for n in shape):
+        raise bad_data(where, f"its shape is {list(shape)}")
+    if math.prod(shape) > 1 << 40:
+        raise bad_data(where, f"its shape is {list(shape)[:8]}, more than any memory")
+    try:
+        if proto.data_location == onnx.TensorProto.EXTERNAL:
+            return _external(proto, dtype, shape, folder, where)
+        if math.prod(shape) > proto.ByteSize() * 8:
+            raise bad_data(where, f"it has {proto.ByteSize()} bytes for the shape {list(shape)}")
+        return np.asarray(onnx.numpy_helper.to_array(proto))
+    except FirstlightError:
+        raise
+    except Exception as error:
+        raise bad_data(where, _line(error)) from error
+
+
+def _external(proto: Any, dtype: Any, shape: tuple[int, ...], folder: Path, where: str) -> Array:
+    fields = {e.key: e.value for e in proto.external_data}
+    location = fields.get("location", "")
+    pure = PurePosixPath(location)
+    if (not location or pure.is_absolute() or ".." in pure.parts or "\\" in location
+            or "\0" in location):
+        raise bad_data(where, f"its data lies in {location[:80]!r}, which leads out of the "
+                       "model's folder")
+    path = folder / pure
+    for part in (path, *path.parents):
+        if part == folder:
+            break
+        if part.is_symlink():
+            raise bad_data(where, f"{location[:80]!r} is a symbolic link")
+    # a subtype smaller than a byte is packed
+    bits = {"int4": 4, "uint4": 4, "float4_e2m1fn": 4, "int2": 2, "uint2": 2}
+    bits_each = bits.get(str(dtype), 8 * np.dtype(dtype).itemsize)
+    nbytes = -(-math.prod(shape) * bits_each // 8)
+    numbers = []
+    for key, default in (("offset", "0"), ("length", str(nbytes))):
+        text = fields.get(key, default)
+        if not (text.isascii() and text.isdecimal() and len(text) < 19):
+            raise bad_data(where, f"its {key} is {text[:40]!r}")
+        numbers.append(int(text))
+    offset, length = numbers
+    if length != nbytes:
+        raise bad_data(where, f"it has {length} bytes for a shape of {nbytes}")
+    try:
+        status = os.lstat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise bad_data(where, f"{location[:80]!r} is not a regular file")
+        if offset + length > status.st_size:
+            raise bad_data(where, f"{location[:80]!r} ends at {status.st_size}, before byte "
+                           f"{offset + length}")
+        if bits_each < 8:
+            raise bad_data(where, f"elements of {bits_each} bits in external data")
+        if not nbytes:
+            return np.empty(shape, dtype)
+        raw = np.memmap(path, np.uint8, "r", offset, (length,))
+    except OSError as error:
+        raise bad_data(where, f"{location[:80]!r}: {error.strerror or error}") from error
+    return raw.view(dtype).reshape(shape)
+
+
+def _check_names(graph: Any, where: str) -> None:
+    """Every value is defined once, before it is read: what is cyclic is not."""
+    known = set()
+    declared = [i.name for i in graph.input]
+    if len(set(declared)) != len(declared):
+        raise broken(where, "two inputs have one name")
+    constants = [t.name for t in graph.initializer]
+    if len(set(constants)) != len(constants):
+        raise broken(where, "two initialisers have one name")
+    known.update(declared, constants)
+    made = {name for node in graph.node for name in node.output if name}
+    for node in graph.node:
+        for name in node.input:
+            if name and name not in known:
+                what = ("is read before it is made: the graph is cyclic, or its nodes are out of "
+                        "order" if name in made else "is made nowhere")
+                raise broken(node_name(node), f"{name[:80]!r} {what}")
+        for name in node.output:
+            if name and name in known:
+                raise broken(node_name(node), f"{name[:80]!r} is defined twice")
+            known.add(name)
+    if not graph.output:
+        raise broken(where, "it has no outputs")
+    names = [value.name for value in graph.output]
+    if len(set(names)) != len(names):
+        raise broken(where, "two outputs have one name")
+    for value in graph.output:
+        if value.name not in known:
+            raise broken(where, f"output {value.name[:80]!r} is made nowhere")
+
+
+def _without_external(onnx: Any, model: Any) -> Any:
+    """The model for the checker, which would look for external data in the current folder."""
+    if all(t.data_location != onnx.TensorProto.EXTERNAL for t in model.graph.initializer):
+        return model
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    kept = [t for t in copy.graph.initializer if t.data_location != onnx.TensorProto.EXTERNAL]
+    for t in copy.graph.initializer:
+        if t.data_location == onnx.TensorProto.EXTERNAL:
+            known = {i.name for i in copy.graph.input}
+            if t.name not in known:
+                copy.graph.input.append(onnx.helper.make_tensor_value_info(
+                    t.name, t.data_type, list(t.dims)))
+    del copy.graph.initializer[:]
+    copy.graph.initializer.extend(kept)
+    return copy
+
+
+def node_name(node: Any) -> str:
+    """How errors call a node."""
+    name = node.name or (node.output[0] if node.output else "")
+    return f"{node.op_type[:40]} {name[:80]!r}"
+
+
+def _line(error: Exception) -> str:
+    """The first line of somebody else's message."""
+    text = str(error).strip() or type(error).__name__
+    return " ".join(text.split())[:200]
