@@ -1,4 +1,4 @@
-"""The chip's own compiler as a subprocess: MLIR in, a lowered module out, or a reason in four lines.
+"""The chip's own compiler as a subprocess: MLIR in, a lowered module or a reason out.
 
 `bishengir-compile-a5` of the package ``ascendnpu-ir`` does everything but the last step, for which
 it looks for ``hivmc-a5`` of CANN. It then says that it found none, and that its pipeline failed,

@@ -7,8 +7,16 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from firstlight.targets.ascend.nests import WIDTHS, Axis, Memory, Nest, Program, Repeat, Selection
-from firstlight.targets.ascend.nests import Step
+from firstlight.targets.ascend.nests import (
+    WIDTHS,
+    Axis,
+    Memory,
+    Nest,
+    Program,
+    Repeat,
+    Selection,
+    Step,
+)
 from firstlight.targets.ascend.nodes import Node, const, make, walk
 from firstlight.targets.ascend.products import Product, masked
 from firstlight.targets.ascend.schedule import Tile, tiles
@@ -17,7 +25,7 @@ from firstlight.targets.ascend.text import TYPES, Value, Writer
 from firstlight.targets.ascend.values import ONLY, Place, Values
 
 CORES = 64
-"""Most blocks of a launch: vector cores of the middle SKU. Rounds are dealt out to what there is."""
+"""Most blocks of a launch: vector cores of the middle SKU. They share the rounds."""
 ALIGN = 64
 NEUTRAL = {("sum", "float32"): 0.0, ("sum", "int32"): 0, ("max", "float32"): float("-inf"),
            ("max", "int32"): -(2**31)}

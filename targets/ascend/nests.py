@@ -9,7 +9,16 @@ from typing import Any
 from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.walk import Walker
 from firstlight.targets.ascend.linear import simplified
-from firstlight.targets.ascend.nodes import Node, Reader, const, make, rebuild, substitute, var, walk
+from firstlight.targets.ascend.nodes import (
+    Node,
+    Reader,
+    const,
+    make,
+    rebuild,
+    substitute,
+    var,
+    walk,
+)
 
 WIDTHS = {"float32": 4, "int32": 4, "uint8": 1, "uint16": 2, "float16": 2, "int64": 8}
 

@@ -83,9 +83,9 @@ def make(op: str, dtype: str, *args: Any) -> Node:
         a, b = args[0].number, args[1].number
         if a is not None and b is not None:
             return const(FOLDED[op](a, b))
-        if op in ("add", "sub") and b == 0 or op in ("mul", "floordiv") and b == 1:
+        if (op in ("add", "sub") and b == 0) or (op in ("mul", "floordiv") and b == 1):
             return args[0]
-        if op == "add" and a == 0 or op == "mul" and a == 1:
+        if (op == "add" and a == 0) or (op == "mul" and a == 1):
             return args[1]
         if op == "mul" and 0 in (a, b):
             return const(0)

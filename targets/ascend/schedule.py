@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from firstlight.targets.ascend.linear import coefficient, cuts, linear
 from firstlight.targets.ascend.nests import Axis, Nest, Part
-from firstlight.targets.ascend.nodes import Node, const, make, var, walk
+from firstlight.targets.ascend.nodes import Node, const, make, substitute, var, walk
 
 ROWS, RUN = 64, 512
 """Steps of a tile's axis whose extent is known only when the kernel runs: outer, innermost."""
@@ -157,7 +157,7 @@ def cut(nest: Nest, name: str, length: int) -> list[Nest]:
     """An axis as pieces of `length` and what is left over: two nests, or two parts of one."""
     for i, part in enumerate(nest.parts):
         if any(a.name == name for a in part.axes):
-            parts = [Part(axes, Nest("", (), nest.buffer, part.term, part.term).renamed(values).value)
+            parts = [Part(axes, substitute(part.term, values))
                      for axes, values in _pieces(part.axes, name, length)]
             return [replace(nest, parts=(*nest.parts[:i], *parts, *nest.parts[i + 1:]))
                     .simplified()]
