@@ -1,0 +1,34 @@
+"""What is known of each chip. Sizes in bytes; the smallest that any public source gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+KIB = 1024
+RESERVED = 128 * KIB
+"""Of NRAM and SRAM, left for the compiler's own use."""
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One architecture.
+
+    uncertain   fields that no public document states: the conservative value is used
+    division    whether vectors have `__bang_div`
+    """
+
+    name: str
+    product: str
+    arch: int
+    nram: int
+    wram: int
+    sram: int
+    division: bool
+    uncertain: tuple[str, ...] = ()
+
+
+CHIPS = (
+    Chip("cambricon-mlu370", "MLU370", 372, 768 * KIB, 1024 * KIB, 4096 * KIB, division=False),
+    Chip("cambricon-mlu590", "MLU590", 592, 512 * KIB, 512 * KIB, 2048 * KIB, division=True,
+         uncertain=("nram", "wram", "sram")),
+)
