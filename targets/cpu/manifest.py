@@ -44,14 +44,14 @@ def cpu_target(
     )
 
 
-def _hand_written(lanes: int, leave: Sequence[str]) -> Mapping[str, Override]:
+def _hand_written(lanes: int, leave: Sequence[str], fast: bool = False) -> Mapping[str, Override]:
     from firstlight.targets.cpu.overrides import overrides
 
     def fitting(override: Override) -> Override:
         return lambda name, op, tokens: (
             None if _codecs(op) & set(leave) else override(name, op, tokens))
 
-    return {name: fitting(override) for name, override in overrides(lanes).items()}
+    return {name: fitting(override) for name, override in overrides(lanes, fast).items()}
 
 
 def _codecs(op: Op) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.target import Override
@@ -26,12 +27,13 @@ SMALL = ("f32", "bf16", "f16")      # how small vectors (norms, biases, sinks) m
 Factory = Callable[[str, Op, int, int], "Kernel | None"]
 
 
-def overrides(lanes: int) -> dict[str, Override]:
-    """The table of a machine with vectors of `lanes` float32."""
+def overrides(lanes: int, fast: bool = False) -> dict[str, Override]:
+    """The table of a machine with vectors of `lanes` float32; `fast` as `--numerics fast`."""
     def bound(factory: Factory) -> Override:
         return lambda name, op, tokens: factory(name, op, tokens, lanes)
 
-    return {name: bound(factory) for name, factory in FACTORIES.items()}
+    factories = {**FACTORIES, **(FAST if fast else {})}
+    return {name: bound(factory) for name, factory in factories.items()}
 
 
 def _inner(value: Value) -> tuple[int, ...]:
@@ -74,21 +76,21 @@ def _tokens(op: Op, tokens: int) -> int:
 
 # -- weight streaming ------------------------------------------------------------------------------
 
-def _linears(name: str, op: Op, tokens: int, lanes: int) -> Kernel | None:
+def _linears(name: str, op: Op, tokens: int, lanes: int, fast: bool = False) -> Kernel | None:
     x, *ws = op.operands
     if any(_codec(w) not in FORMS for w in ws) or len(_inner(x)) != 1:
         return None
     segments = [(_shape(w)[0], _codec(w)) for w in ws]
-    return linear.linears(name, segments, _inner(x)[0], _tokens(op, tokens), lanes)
+    return linear.linears(name, segments, _inner(x)[0], _tokens(op, tokens), lanes, fast)
 
 
-def _group_linear(name: str, op: Op, tokens: int, lanes: int) -> Kernel | None:
+def _group_linear(name: str, op: Op, tokens: int, lanes: int, fast: bool = False) -> Kernel | None:
     x, w = op.operands
     groups, k = _inner(x)
     if _codec(w) not in FORMS:
         return None
     return linear.group_linear(name, groups, _shape(w)[0] // groups, k, _codec(w),
-                               _tokens(op, tokens), lanes)
+                               _tokens(op, tokens), lanes, fast)
 
 
 def _embedding(name: str, op: Op, tokens: int, lanes: int) -> Kernel | None:
@@ -97,7 +99,7 @@ def _embedding(name: str, op: Op, tokens: int, lanes: int) -> Kernel | None:
         table) else None
 
 
-def _expert_ffn(name: str, op: Op, tokens: int, lanes: int) -> Kernel | None:
+def _expert_ffn(name: str, op: Op, tokens: int, lanes: int, fast: bool = False) -> Kernel | None:
     _, index, _, w1, *_ = op.operands
     codecs = [_codec(w) for w in op.operands[3:]]
     if any(c not in FORMS for c in codecs):
@@ -107,7 +109,7 @@ def _expert_ffn(name: str, op: Op, tokens: int, lanes: int) -> Kernel | None:
     if shared != inner:
         return None
     return experts.expert_ffn(name, count, _inner(index)[0], d, inner, codecs,
-                              float(op.attrs["limit"]), _tokens(op, tokens), lanes)
+                              float(op.attrs["limit"]), _tokens(op, tokens), lanes, fast)
 
 
 # -- vectors and state -----------------------------------------------------------------------------
@@ -223,4 +225,9 @@ FACTORIES: dict[str, Factory] = {
     "hybrid_attention": _hybrid_attention, "index_select": _index_select, "route": _route,
     "route_hash": _route_hash,
     "hyper_pre": _hyper_pre, "hyper_head": _hyper_head, "hyper_post": _hyper_post,
+}
+FAST: dict[str, Factory] = {
+    "expert_ffn": partial(_expert_ffn, fast=True),
+    "group_linear": partial(_group_linear, fast=True),
+    "linear": partial(_linears, fast=True), "linears": partial(_linears, fast=True),
 }
