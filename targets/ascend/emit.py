@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from firstlight.codegen.kernel import Kernel
+from firstlight.codegen.nests.nodes import Node, const, make
+from firstlight.codegen.nests.program import Program, program
 from firstlight.codegen.target import Source
 from firstlight.targets.ascend.functions import ALIGN, CORES, Emitter, Function
-from firstlight.targets.ascend.nests import Program, program
-from firstlight.targets.ascend.nodes import Node, const, make
 
 BUDGETS = (4096, 2048, 1024, 512, 256, 128)
 FORMS = [(budget, cube) for cube in (True, False) for budget in BUDGETS]

@@ -7,7 +7,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from firstlight.targets.ascend.nests import (
+from firstlight.codegen.nests.nodes import Node, const, make, walk
+from firstlight.codegen.nests.program import (
     WIDTHS,
     Axis,
     Memory,
@@ -17,9 +18,8 @@ from firstlight.targets.ascend.nests import (
     Selection,
     Step,
 )
-from firstlight.targets.ascend.nodes import Node, const, make, walk
+from firstlight.codegen.nests.schedule import Tile, tiles
 from firstlight.targets.ascend.products import Product, masked
-from firstlight.targets.ascend.schedule import Tile, tiles
 from firstlight.targets.ascend.selection import select
 from firstlight.targets.ascend.text import TYPES, Value, Writer
 from firstlight.targets.ascend.values import ONLY, Place, Values

@@ -10,10 +10,10 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from firstlight.targets.ascend.linear import coefficient, linear
-from firstlight.targets.ascend.nests import Axis
-from firstlight.targets.ascend.nodes import Node, const, walk
-from firstlight.targets.ascend.schedule import Tile
+from firstlight.codegen.nests.linear import coefficient, linear
+from firstlight.codegen.nests.nodes import Node, const, walk
+from firstlight.codegen.nests.program import Axis
+from firstlight.codegen.nests.schedule import Tile
 from firstlight.targets.ascend.text import Value, tensor
 from firstlight.targets.ascend.values import ONLY, Values
 

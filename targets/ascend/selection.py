@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from firstlight.targets.ascend.nests import Axis, Selection
-from firstlight.targets.ascend.nodes import Node, const, make, substitute, var
+from firstlight.codegen.nests.nodes import Node, const, make, substitute, var
+from firstlight.codegen.nests.program import Axis, Selection
 from firstlight.targets.ascend.text import Value
 from firstlight.targets.ascend.values import Values
 

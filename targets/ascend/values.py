@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from firstlight.codegen.nests.linear import ONE, Linear, linear
+from firstlight.codegen.nests.nodes import INTEGERS, Node, const, make, var
+from firstlight.codegen.nests.program import Axis, Memory
 from firstlight.runtime.errors import FirstlightError
-from firstlight.targets.ascend.linear import ONE, Linear, linear
-from firstlight.targets.ascend.nests import Axis, Memory
-from firstlight.targets.ascend.nodes import INTEGERS, Node, const, make, var
 from firstlight.targets.ascend.text import TYPES, Value, Writer, shape
 
 FLOAT = {"add": "addf", "sub": "subf", "mul": "mulf", "div": "divf", "max": "maximumf",

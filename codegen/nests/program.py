@@ -7,9 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from firstlight.codegen.kernel import Kernel
-from firstlight.codegen.walk import Walker
-from firstlight.targets.ascend.linear import simplified
-from firstlight.targets.ascend.nodes import (
+from firstlight.codegen.nests.linear import simplified
+from firstlight.codegen.nests.nodes import (
     Node,
     Reader,
     const,
@@ -19,6 +18,7 @@ from firstlight.targets.ascend.nodes import (
     var,
     walk,
 )
+from firstlight.codegen.walk import Walker
 
 WIDTHS = {"float32": 4, "int32": 4, "uint8": 1, "uint16": 2, "float16": 2, "int64": 8}
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firstlight.targets.ascend.linear import coefficient, cuts, joined, linear
-from firstlight.targets.ascend.nodes import const, make, substitute, var
+from firstlight.codegen.nests.linear import coefficient, cuts, joined, linear
+from firstlight.codegen.nests.nodes import const, make, substitute, var
 
 EXTENTS = {"a": 6, "b": 4, "c": 32}
 LEAVES = st.one_of(st.sampled_from(sorted(EXTENTS)).map(var), st.integers(0, 40).map(const))

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from firstlight.targets.ascend.linear import coefficient, cuts, linear
-from firstlight.targets.ascend.nests import Axis, Nest, Part
-from firstlight.targets.ascend.nodes import Node, const, make, substitute, var, walk
+from firstlight.codegen.nests.linear import coefficient, cuts, linear
+from firstlight.codegen.nests.nodes import Node, const, make, substitute, var, walk
+from firstlight.codegen.nests.program import Axis, Nest, Part
 
 ROWS, RUN = 64, 512
 """Steps of a tile's axis whose extent is known only when the kernel runs: outer, innermost."""

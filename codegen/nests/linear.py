@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from math import gcd
 
-from firstlight.targets.ascend.nodes import INTEGERS, Node, const, make, rebuild, var, walk
+from firstlight.codegen.nests.nodes import INTEGERS, Node, const, make, rebuild, var, walk
 
 ONE = const(1)
 Linear = dict[Node, int]
