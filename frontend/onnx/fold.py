@@ -19,6 +19,9 @@ from firstlight.ir.dims import Dim
 
 LIMIT = 1 << 16
 """Most elements of an input or a result that are folded; what is larger is computed at run time."""
+KEEPING = frozenset({"Cast", "DequantizeLinear", "Transpose", "Reshape", "Squeeze", "Unsqueeze",
+                     "Flatten", "Identity"})
+"""Folded whatever their size, since they make no more elements: weights as exporters write them."""
 NEVER = frozenset({"If", "Loop", "Scan", "RandomNormal", "RandomNormalLike", "RandomUniform",
                    "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout", "ImageDecoder",
                    "StringNormalizer", "StringSplit", "StringConcat", "RegexFullMatch",
@@ -40,7 +43,8 @@ def fold(node: Any, ins: list[Held | None], version: int, attrs: dict[str, Any]
         return None
     if any(v is not None and v.symbolic for v in ins):
         return _symbolic(node.op_type, [k for k in known if k is not None], attrs)
-    if any(k is not None and k.size > LIMIT for k in known) or _many(node.op_type, known):
+    if node.op_type not in KEEPING and (
+            any(k is not None and k.size > LIMIT for k in known) or _many(node.op_type, known)):
         return None
     onnx = onnx_package()
     from onnx.reference import ReferenceEvaluator
@@ -82,7 +86,7 @@ def _many(op: str, known: list[NDArray[Any] | None]) -> bool:
         if op == "Range":
             start, stop, step = (float(first(i)) for i in range(3))
             return step == 0 or not abs((stop - start) / step) <= LIMIT
-        if op in ("EyeLike", "Identity", "Cast", "Reshape", "Constant"):
+        if op in ("EyeLike", "Constant"):
             return False
         if op == "OneHot":
             return first(0).size * int(np.max(first(1))) > LIMIT

@@ -6,7 +6,7 @@ The types of our own shape rules are held against those of `onnx.shape_inference
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from firstlight.frontend.onnx.errors import (
     open_size,
     unsupported,
 )
+from firstlight.frontend.onnx.bodies import function_body
 from firstlight.frontend.onnx.fold import fold
 from firstlight.frontend.onnx.reading import (
     node_name,
@@ -30,6 +31,7 @@ from firstlight.frontend.onnx.reading import (
     opset,
     read_model,
     tensor,
+    without_data,
 )
 from firstlight.frontend.onnx.table import BODY, FOLDED, REFUSED, ROWS
 from firstlight.frontend.onnx.values import FLOATS, INTEGERS, Held, kind
@@ -42,6 +44,8 @@ from firstlight.ir.types import TensorType
 from firstlight.runtime.errors import FirstlightError
 
 ENTRY = "graph"
+DEEPEST = 8
+"""Levels of function bodies that call one another; the standard has two."""
 OPEN = re.compile(r"\.\.(\d{1,9})")
 Sizes = Mapping[str, str]
 
@@ -101,7 +105,7 @@ def import_model(model: Any, folder: Path, sizes: Sizes, where: str = "model") -
     """Import a parsed model; `folder` is where its external data lies."""
     version = opset(model, where)
     symbol, most, given = _chosen(sizes)
-    model = _expanded(_sized(model, given, symbol, most, where), version)
+    model = _sized(model, given, symbol, most, where)
     return _Importer(model, folder, version, symbol, most, given, where).graph()
 
 
@@ -149,20 +153,6 @@ def _sized(model: Any, given: Mapping[str, int], symbol: str, most: int, where: 
     return model
 
 
-def _expanded(model: Any, version: int) -> Any:
-    """Operators that have no row, but a function body in the standard, replaced by that body."""
-    onnx = onnx_package()
-    wanted = {n.op_type for n in model.graph.node if n.domain in ("", "ai.onnx")
-              and n.op_type in ROWS and ROWS[n.op_type].how == BODY}
-    if not wanted:
-        return model
-    try:
-        return onnx.inliner.inline_selected_functions(
-            model, [("", name) for name in sorted(wanted)], inline_schema_functions=True)
-    except Exception as error:
-        raise broken(", ".join(sorted(wanted)), " ".join(str(error).split())[:200]) from error
-
-
 class _Importer:
     def __init__(self, model: Any, folder: Path, version: int, symbol: str, most: int,
                  given: Mapping[str, int], where: str) -> None:
@@ -170,7 +160,8 @@ class _Importer:
         self.symbol, self.most, self.given, self.where = symbol, most, given, where
         self.builder = Builder(ENTRY)
         self.weights = Weights(self.builder)
-        self.values: dict[str, Held] = {}
+        self.values: dict[str, Held | None] = {}
+        self.depth = 0
         self.inferred = self._infer()
 
     def graph(self) -> Graph:
@@ -190,7 +181,7 @@ class _Importer:
             self._guarded(onnx, node)
         outputs, results = [], list[Array]()
         for value in self.model.graph.output:
-            held = self.values[value.name]
+            held = self._given(value.name)
             try:
                 array = self.weights.array(held).emit("copy")
             except Refused as error:
@@ -275,6 +266,10 @@ class _Importer:
         if node.op_type == "If":
             self._branch(onnx, node, ins)
             return
+        if row.how == BODY and any(v is not None and v.known is None for v in ins):
+            results = self._body(onnx, node, ins)
+            self._define(node, results)
+            return
         if any(v is not None and _unheld(v.dtype) for v in ins) and row.emit is None:
             raise Refused(f"element type {next(v.dtype for v in ins if v and _unheld(v.dtype))}")
         folded = None if row.how == REFUSED else fold(node, ins, self.version, attrs)
@@ -282,18 +277,21 @@ class _Importer:
         if folded is not None:
             results = [Held("int64" if a.dtype == object else str(a.dtype), a) for a in folded]
         elif row.emit is None:
-            raise Refused(row.note if row.how == REFUSED else
-                          "it is only known for constants" if row.how == FOLDED else
-                          "its function body was not expanded")
+            raise Refused("it is only known for constants" if row.how == FOLDED else row.note)
         else:
             with self.builder.scope(_loc(node)):
                 out = row.emit(Call(node.op_type, self.version, attrs, ins, self.weights,
                                     len(node.output)))
             results = list(out) if isinstance(out, (list, tuple)) else [out]
-        if len(results) < len([n for n in node.output if n]):
-            raise Refused(f"it has {len(node.output)} outputs; {len(results)} are supported")
-        for name, held in zip(node.output, results, strict=False):
+        self._define(node, results)
+
+    def _define(self, node: Any, results: Sequence[Held | None]) -> None:
+        """Name the results of a node, after a look at what ONNX thinks they are."""
+        for i, name in enumerate(node.output):
             if name:
+                held = results[i] if i < len(results) else None
+                if held is None:
+                    raise Refused(f"its output {i} is not supported")
                 self._check(node, name, held)
                 self.values[name] = held
 
@@ -304,7 +302,9 @@ class _Importer:
             raise Refused("the condition of If is not known when compiling; both branches cannot "
                           "be one flat program")
         name = "then_branch" if bool(condition.reshape(-1)[0]) else "else_branch"
-        body = next(a.g for a in node.attribute if a.name == name)
+        body = next((a.g for a in node.attribute if a.name == name), None)
+        if body is None:
+            raise Refused(f"it has no {name}")
         outer = dict(self.values)
         for proto in body.initializer:
             array = tensor(proto, self.folder)
@@ -314,18 +314,40 @@ class _Importer:
                 if read and read not in self.values:
                     raise Refused(f"a branch reads {read[:60]!r}, which is made nowhere")
             self._guarded(onnx, inner)
-        results = [self.values[o.name] for o in body.output]
+        results = [self._given(o.name) for o in body.output]
         self.values = outer
         self.values.update(zip(node.output, results, strict=True))
+
+    def _body(self, onnx: Any, node: Any, ins: list[Held | None]) -> list[Held | None]:
+        """The results of an operator by the function body that the standard gives it."""
+        nodes, names, results, version = function_body(onnx, node, ins, self.version)
+        if self.depth == DEEPEST:
+            raise Refused("function bodies in function bodies")
+        kept = self.values, self.inferred, self.version
+        self.values = {n: v for n, v in zip(names, [*ins, *[None] * len(names)], strict=False)}
+        self.inferred, self.version, self.depth = {}, version, self.depth + 1
+        try:
+            for inner in nodes:
+                self._node(onnx, inner)
+            return [self.values.get(name) for name in results]
+        finally:
+            self.values, self.inferred, self.version = kept
+            self.depth -= 1
+
+    def _given(self, name: str) -> Held:
+        held = self.values[name]
+        if held is None:
+            raise Refused(f"{name[:40]!r} is left out")
+        return held
 
     # -- the other opinion ----------------------------------------------------------------------
 
     def _infer(self) -> dict[str, Any]:
         onnx = onnx_package()
-        bare = onnx.ModelProto()
-        bare.CopyFrom(self.model)
+        bare = without_data(onnx, self.model)
         for value in bare.graph.output:     # the file's own claim is checked, not believed
-            value.type.tensor_type.ClearField("shape")
+            if value.type.HasField("tensor_type"):
+                value.type.tensor_type.ClearField("shape")
         try:
             bare = onnx.shape_inference.infer_shapes(bare, check_type=True, strict_mode=True,
                                                      data_prop=True)

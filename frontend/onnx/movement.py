@@ -11,7 +11,7 @@ from firstlight.frontend.onnx.call import Call
 from firstlight.frontend.onnx.errors import Refused
 from firstlight.frontend.onnx.reading import tensor
 from firstlight.frontend.onnx.table import decomposed, row
-from firstlight.frontend.onnx.values import Held, kind, product
+from firstlight.frontend.onnx.values import FLOATS, Held, kind, product
 from firstlight.ir.array import Array, concat, constant, iota, size_of
 from firstlight.ir.dims import Dim, Size
 
@@ -25,6 +25,15 @@ def sizes(c: Call, i: int, what: str) -> tuple[Size, ...]:
     if known is None:
         raise Refused(f"its {what} depends on inputs")
     return tuple(v if isinstance(v, Dim) else int(v) for v in known.reshape(-1))
+
+
+def empty(c: Call, shape: tuple[Size, ...]) -> Held:
+    """A tensor without elements, which is always known."""
+    if any(isinstance(n, Dim) for n in shape):
+        raise Refused("a tensor without elements, and with an axis of open size")
+    dtype = c.held(0).dtype
+    return Held(dtype, np.empty([int(str(n)) for n in shape],
+                                np.float32 if dtype in FLOATS else dtype))
 
 
 @row("Reshape", "Flatten", "Squeeze", "Unsqueeze", note="reshape")
@@ -146,7 +155,7 @@ def _(c: Call) -> Held:
             raise Refused("a part of an axis of open size")
         line = range(size)[slice(start, end, step)]
         if not len(line):
-            raise Refused("a tensor without elements")
+            return empty(c, (*x.shape[:axis], 0, *x.shape[axis + 1:]))
         x = (x.take(axis, line.start, line.stop) if step == 1 else
              pick(x, axis, _places(c, np.array(line))))
     return c.out(x)
@@ -168,11 +177,12 @@ def _(c: Call) -> list[Held]:
         count = c.attr("num_outputs", c.outs)
         each = -(-total // count)
         parts = (each,) * (count - 1) + (total - each * (count - 1),)
-    if sum(parts) != total or min(parts) < 1:
+    if sum(parts) != total or min(parts) < 0:
         raise Refused(f"it splits {total} into {parts}")
     out, at = [], 0
     for n in parts:
-        out.append(c.out(x.take(axis, at, at + n)))
+        out.append(c.out(x.take(axis, at, at + n)) if n else
+                   empty(c, (*x.shape[:axis], 0, *x.shape[axis + 1:])))
         at += n
     return out
 

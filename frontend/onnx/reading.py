@@ -23,6 +23,8 @@ OPSETS = range(17, 25)
 MOST_BYTES = 1 << 31
 """A protobuf message is never longer."""
 MOST_NODES = 1 << 17
+MOST_KNOWN = 1 << 16
+"""Bytes of an initialiser that onnx may look into."""
 
 
 def onnx_package() -> Any:
@@ -70,7 +72,7 @@ def parse_model(onnx: Any, data: bytes, where: str) -> Any:
             raise broken(where, f"its functions cannot be inlined: {_line(error)}") from error
     _check_names(model.graph, where)
     try:
-        onnx.checker.check_model(_without_external(onnx, model), full_check=False)
+        onnx.checker.check_model(without_data(onnx, model), full_check=False)
     except Exception as error:
         raise broken(where, _line(error)) from error
     return model
@@ -79,6 +81,9 @@ def parse_model(onnx: Any, data: bytes, where: str) -> Any:
 def opset(model: Any, where: str = "") -> int:
     """The version of the standard operators. Raises F151 for one that we do not know."""
     versions = [o.version for o in model.opset_import if o.domain in ("", "ai.onnx")]
+    if not versions:
+        names = ", ".join(sorted(o.domain[:40] for o in model.opset_import)) or "none"
+        raise unsupported(where, f"it has no standard operators; its domains: {names}")
     if len(versions) != 1:
         raise broken(where, "it does not say once which opset it uses")
     if versions[0] not in OPSETS:
@@ -147,14 +152,25 @@ def _external(proto: Any, dtype: Any, shape: tuple[int, ...], folder: Path, wher
         if offset + length > status.st_size:
             raise bad_data(where, f"{location[:80]!r} ends at {status.st_size}, before byte "
                            f"{offset + length}")
-        if bits_each < 8:
-            raise bad_data(where, f"elements of {bits_each} bits in external data")
         if not nbytes:
             return np.empty(shape, dtype)
         raw = np.memmap(path, np.uint8, "r", offset, (length,))
     except OSError as error:
         raise bad_data(where, f"{location[:80]!r}: {error.strerror or error}") from error
-    return raw.view(dtype).reshape(shape)
+    return (_unpacked(raw, math.prod(shape), bits_each, dtype) if bits_each < 8 else
+            raw.view(dtype)).reshape(shape)
+
+
+def _unpacked(raw: Array, count: int, bits: int, dtype: Any) -> Array:
+    """One element a byte, from several; the lowest bits first."""
+    codes = np.empty((raw.size, 8 // bits), np.uint8)
+    for i in range(8 // bits):
+        codes[:, i] = raw >> (i * bits) & ((1 << bits) - 1)
+    flat = codes.reshape(-1)[:count]
+    if str(dtype).startswith("int"):
+        half = 1 << (bits - 1)
+        return ((flat ^ half).astype(np.int8) - np.int8(half)).astype(dtype)
+    return flat.astype(dtype) if str(dtype).startswith("uint") else flat.view(dtype)
 
 
 def _check_names(graph: Any, where: str) -> None:
@@ -188,22 +204,27 @@ def _check_names(graph: Any, where: str) -> None:
             raise broken(where, f"output {value.name[:80]!r} is made nowhere")
 
 
-def _without_external(onnx: Any, model: Any) -> Any:
-    """The model for the checker, which would look for external data in the current folder."""
-    if all(t.data_location != onnx.TensorProto.EXTERNAL for t in model.graph.initializer):
-        return model
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    kept = [t for t in copy.graph.initializer if t.data_location != onnx.TensorProto.EXTERNAL]
-    for t in copy.graph.initializer:
-        if t.data_location == onnx.TensorProto.EXTERNAL:
-            known = {i.name for i in copy.graph.input}
-            if t.name not in known:
-                copy.graph.input.append(onnx.helper.make_tensor_value_info(
+def without_data(onnx: Any, model: Any) -> Any:
+    """The model with initialisers that are large, or elsewhere, as inputs.
+
+    So it can be checked and its shapes inferred whatever its size, and onnx does not look for
+    external data in the current folder. Small ones stay: shapes follow from their values.
+    """
+    graph, bare = model.graph, onnx.ModelProto()
+    bare.ir_version = max(model.ir_version, 4)      # initialisers need not be inputs
+    bare.opset_import.extend(model.opset_import)
+    bare.graph.name = graph.name
+    for name in ("node", "input", "output", "sparse_initializer"):
+        getattr(bare.graph, name).extend(getattr(graph, name))
+    declared = {value.name for value in graph.input}
+    for t in graph.initializer:
+        if t.data_location == onnx.TensorProto.EXTERNAL or t.ByteSize() > MOST_KNOWN:
+            if t.name not in declared:
+                bare.graph.input.append(onnx.helper.make_tensor_value_info(
                     t.name, t.data_type, list(t.dims)))
-    del copy.graph.initializer[:]
-    copy.graph.initializer.extend(kept)
-    return copy
+        else:
+            bare.graph.initializer.append(t)
+    return bare
 
 
 def node_name(node: Any) -> str:

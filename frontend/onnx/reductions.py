@@ -32,6 +32,37 @@ def _(c: Call) -> Held:
     return c.out(y)
 
 
+@decomposed("ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp",
+            note="abs, squares, exp and log about a sum")
+def _(c: Call) -> Held:
+    x, top = c.x(), None
+    rank, keep = len(x.shape), c.attr("keepdims", 1)
+    given = c.integers(1, "axes") if c.has(1) else tuple(c.attr("axes", []))
+    axes = [] if not given and c.attr("noop_with_empty_axes", 0) else sorted(
+        {c.axis(a, rank) for a in given or range(rank)})
+    if c.op == "ReduceLogSumExp":
+        top = x
+        for axis in axes:
+            top = top.emit("reduce_max", axis=axis, keepdims=True)
+        # infinities of one sign have no difference
+        top = top.maximum(-3.4028234663852886e38).minimum(3.4028234663852886e38)
+        x = (x - top).emit("exp")
+    elif c.op == "ReduceL1":
+        x = x.emit("abs")
+    elif c.op in ("ReduceL2", "ReduceSumSquare"):
+        x = x * x
+    for axis in axes:
+        x = x.emit("reduce_sum", axis=axis, keepdims=True)
+    if c.op == "ReduceL2":
+        x = x.cast("f32").emit("sqrt")
+    elif c.op in ("ReduceLogSum", "ReduceLogSumExp"):
+        x = x.emit("log")
+    x = x if top is None else x + top
+    if not keep:
+        x = x.reshape(*[n for a, n in enumerate(x.shape) if a not in axes])
+    return c.out(x)
+
+
 def _along(x: Array, op: str, axis: int) -> Array:
     if op == "ReduceProd":
         if x.dim(axis) > 256:

@@ -52,9 +52,8 @@ def _say(how: str, note: str, names: str) -> None:
 
 _say(BODY, "expanded before import", """
     Attention RMSNormalization RotaryEmbedding GroupNormalization MeanVarianceNormalization
-    Celu Mish Swish SwiGLU Shrink ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceSumSquare
-    SoftmaxCrossEntropyLoss NegativeLogLikelihoodLoss DynamicQuantizeLinear DepthToSpace
-    SpaceToDepth HardSwish CenterCropPad PRelu LinearAttention""")
+    Celu Mish Swish Shrink SoftmaxCrossEntropyLoss NegativeLogLikelihoodLoss
+    DynamicQuantizeLinear HardSwish CenterCropPad PRelu""")
 _say(FOLDED, "evaluated by onnx.reference when all inputs are constants", """
     BitwiseAnd BitwiseOr BitwiseXor BitwiseNot BitShift EyeLike Size NonZero
     BlackmanWindow HammingWindow HannWindow Constant Shape Atan Asin Acos
@@ -70,13 +69,13 @@ _say(REFUSED, "sequences and optionals are not tensors", """
     SequenceMap SplitToSequence ConcatFromSequence Optional OptionalGetElement
     OptionalHasElement""")
 _say(REFUSED, "the size of its result depends on values", "NonMaxSuppression")
-_say(REFUSED, "a recurrent layer is a loop", "RNN GRU LSTM CausalConvWithState")
+_say(REFUSED, "a recurrent layer is a loop", "RNN GRU LSTM")
 _say(REFUSED, "an operator of image or audio models; not of transformers", """
     AffineGrid AveragePool Col2Im ConvTranspose DeformConv DFT GlobalLpPool
     GridSample ImageDecoder LpPool LRN MaxPool MaxRoiPool MaxUnpool MelWeightMatrix
-    QLinearConv ConvInteger Resize RoiAlign STFT Upsample ReverseSequence""")
+    QLinearConv ConvInteger DepthToSpace SpaceToDepth Resize RoiAlign STFT Upsample ReverseSequence""")
 _say(REFUSED, "no exporter of transformers that was tried writes it", """
-    BitCast Det Hardmax CumProd LpNormalization Scatter TensorScatter""")
+    Det Hardmax LpNormalization Scatter TensorScatter""")
 
 
 def support_table() -> str:

@@ -64,6 +64,8 @@ def kind(dtype: str) -> str:
         return "bool"
     if dtype == "float64":
         raise Refused("float64: kernels compute in float32")
+    if dtype == "object":
+        raise Refused("strings are not tensors of numbers")
     raise Refused(f"element type {dtype}")
 
 

@@ -1,0 +1,196 @@
+"""The backend suite of the package `onnx`, through our importer: what passes, and why not.
+
+    python -m tests.frontend.onnx.suite            three numbers, and the reasons for the rest
+    python -m tests.frontend.onnx.suite -v NAME    what happens to cases whose name has NAME
+
+A case is a model with inputs and outputs that are not ours. Its model is stamped with the opset in
+which its operator last changed; where that is not one of ours, and the operator is the same in the
+nearest opset that is, it is read as that.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from firstlight.frontend.onnx.importer import Graph, import_model
+from firstlight.frontend.onnx.reading import OPSETS, parse_model
+from firstlight.ir.interpreter import run
+from firstlight.runtime.errors import FirstlightError
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case: `given` and `wanted` by name."""
+
+    name: str
+    model: Any
+    given: dict[str, Array]
+    wanted: dict[str, Array]
+    rtol: float
+    atol: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a case: passed, refused (with the error), or wrong (with the reason)."""
+
+    case: Case
+    what: str
+    why: str = ""
+    graph: Graph | None = None
+    off: float = 0.0
+
+
+def cases(name: str = "") -> list[Case]:
+    """All node cases whose name has `name`; one for each set of data."""
+    from onnx.backend.test.loader import load_model_tests
+
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        found = load_model_tests(kind="node")
+    out = []
+    for test in found:
+        if name not in test.name:
+            continue
+        model = restamped(test.model)
+        for given, wanted in test.data_sets:
+            feeds = {i.name: _array(v) for i, v in zip(model.graph.input, given, strict=False)}
+            out.append(Case(test.name, model, feeds, {
+                o.name: _array(v) for o, v in zip(model.graph.output, wanted, strict=False)},
+                test.rtol, test.atol))
+    return out
+
+
+def _array(value: Any) -> Any:
+    return onnx.numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
+
+
+def restamped(model: Any) -> Any:
+    """The model under the nearest opset that we read, if it is a model of that opset, too."""
+    stamps = [o for o in model.opset_import if o.domain in ("", "ai.onnx")]
+    if len(stamps) != 1 or stamps[0].version in OPSETS:
+        return model
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for stamp in copy.opset_import:
+        if stamp.domain in ("", "ai.onnx"):
+            stamp.version = min(max(stamp.version, OPSETS.start), OPSETS.stop - 1)
+    try:
+        onnx.checker.check_model(copy, full_check=True)
+    except Exception:       # the operator or its types are not there in that opset
+        return model
+    return copy
+
+
+def frozen(case: Case) -> Case:
+    """The case with its small inputs of integers, and all empty ones, as constants of the model."""
+    model = onnx.ModelProto()
+    model.CopyFrom(case.model)
+    kept = list(model.graph.input)
+    del model.graph.input[:]
+    for i, value in enumerate(kept):
+        array = case.given.get(value.name)
+        if isinstance(array, np.ndarray) and array.dtype.kind in "ib" and array.ndim < 2 and (
+                i or model.graph.node[0].op_type in ("ConstantOfShape", "Range")):
+            model.graph.initializer.append(onnx.numpy_helper.from_array(array, value.name))
+        else:
+            model.graph.input.append(value)
+    return replace(case, model=model)
+
+
+def imported(case: Case) -> Graph:
+    """The case's graph, from its bytes."""
+    model = parse_model(onnx, case.model.SerializeToString(), case.name)
+    return import_model(model, Path(), {}, case.name)
+
+
+def interpreted(graph: Graph, given: dict[str, Any]) -> dict[str, Array]:
+    """Outputs by our references, as the runtime would give them."""
+    args = []
+    for value in graph.function.args:
+        array = (given[value.loc[3:]] if value.loc.startswith("in.") else
+                 graph.weights[value.loc])
+        kept = {"f32": np.float32, "i32": np.int32, "bool": np.bool_}[value.type.dtype]
+        args.append(np.asarray(array).astype(kept))
+    with np.errstate(all="ignore"):
+        results = run(graph.module, "graph", args, {"B": 1, "S": 1, "C": 1})
+    return {p.name: results[i].astype("float32" if p.dtype == "bfloat16" else p.dtype)
+            for p, i in graph.outputs}
+
+
+def difference(case: Case, found: dict[str, Array]) -> tuple[str, float]:
+    """Why the outputs are wrong ("" if they are right), and the largest relative difference."""
+    off = 0.0
+    for name, wanted in case.wanted.items():
+        got, want = np.asarray(found[name]), np.asarray(wanted)
+        if got.shape != want.shape:
+            return f"{name}: shape {got.shape}, not {want.shape}", off
+        if str(want.dtype) != "bfloat16" and got.dtype != want.dtype:
+            return f"{name}: {got.dtype}, not {want.dtype}", off
+        a, b = got.astype(np.float64), want.astype(np.float64)
+        # types with 8 or 11 bits: the suite computes in them, we in float32
+        rtol = max(case.rtol, {"bfloat16": 2e-2, "float16": 4e-3}.get(str(want.dtype), 0))
+        good = np.isclose(a, b, rtol, max(case.atol, 1e-6 if rtol < 4e-3 else 1e-3),
+                          equal_nan=True)
+        if want.dtype.kind in "iub":
+            good = a == b
+        both = np.isfinite(a) & np.isfinite(b)
+        if both.any():
+            a_, b_ = a[both], b[both]
+            off = max(off, float((np.abs(a_ - b_) / np.maximum(np.abs(b_), 1)).max()))
+        if not good.all():
+            at = tuple(int(i) for i in np.argwhere(~good)[0])
+            return f"{name}{list(at)}: {a[at]}, not {b[at]}", off
+    return "", off
+
+
+def outcome(case: Case) -> Outcome:
+    """Import, interpret, compare; with small integers as constants where they must be known."""
+    try:
+        graph = imported(case)
+    except FirstlightError as error:
+        first = f"{error.code} {error.why}"
+        case = frozen(case)
+        try:
+            graph = imported(case)
+        except FirstlightError as again:
+            return Outcome(case, "refused", f"{again.code} {again.why}")
+        what = "passed, frozen"
+    else:
+        first, what = "", "passed"
+    why, off = difference(case, interpreted(graph, case.given))
+    return Outcome(case, "wrong" if why else what, why or first, graph, off)
+
+
+def main(arguments: list[str]) -> None:
+    """Print the numbers."""
+    name = arguments[arguments.index("-v") + 1] if "-v" in arguments else ""
+    count, reasons = Counter[str](), Counter[str]()
+    for case in cases(name):
+        o = outcome(case)
+        count[o.what] += 1
+        ops = "+".join(sorted({n.op_type for n in case.model.graph.node}))
+        if name or o.what == "wrong":
+            print(case.name, ops, o.what, o.why)
+        if o.what == "refused":
+            reasons[f"{o.why[:100]} ({ops})"] += 1
+    total = sum(count.values())
+    print(f"passed {count['passed']} + {count['passed, frozen']} with constants / supported "
+          f"{total - count['refused']} / all {total}")
+    for why, n in reasons.most_common():
+        print(f"{n:5} {why}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
