@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from firstlight import targets
 from firstlight.codegen.artifact import refuse_impossible, refuse_occupied
 from firstlight.codegen.compile import (
+    MEANING,
     CompileOptions,
     Job,
     compile_module,
-    plans,
     prepare,
-    state_plan,
 )
+from firstlight.codegen.dry_run import plan_document
 from firstlight.codegen.requantize import Requantized
 from firstlight.codegen.target import Target
 from firstlight.codegen.weights import Source
@@ -37,7 +37,6 @@ from firstlight.frontend.config import ModelConfig, eos_token_ids
 from firstlight.frontend.fields import Fields
 from firstlight.frontend.model import config_types, trace_model, weight_types
 from firstlight.frontend.names import ROLES
-from firstlight.ir.core import census
 from firstlight.ir.types import TensorType
 from firstlight.passes.pipeline import PIPELINE
 from firstlight.passes.policy import quantizer
@@ -85,7 +84,6 @@ def compile_checkpoint(checkpoint: Path | str, out: Path | str,
     """
     options = options or CompileOptions()
     target = targets.find(options.target)
-    _refuse_numerics(options)
     _refuse_out(Path(out), Path(checkpoint), options.force)
     return prepare_checkpoint(checkpoint, target, options, progress).write(out, progress)
 
@@ -97,7 +95,7 @@ def prepare_checkpoint(checkpoint: Path | str, target: Target, options: CompileO
     source = read_checkpoint(checkpoint)
     _model_section(source.config, source)       # refuses what is wrong before the passes
     progress("trace", 0, 1)
-    module = trace_model(source.config, weight_types(source))
+    module = trace_model(source.config, weight_types(source), MEANING[options.numerics])
     progress("passes", 0, 1)
     job = prepare(module, source.config.max_position_embeddings, target, quantized(options))
     return Prepared(source, job, options)
@@ -111,7 +109,6 @@ def plan_checkpoint(checkpoint: Path | str,
     """
     options = options or CompileOptions()
     target = targets.find(options.target)
-    _refuse_numerics(options)
     path = Path(checkpoint)
     if path.is_dir() and any(path.glob("*.safetensors")):
         source = read_checkpoint(path)
@@ -119,28 +116,9 @@ def plan_checkpoint(checkpoint: Path | str,
     else:
         config = read_config(path)
         types = config_types(config)
-    job = prepare(trace_model(config, types), config.max_position_embeddings, target,
-                  quantized(options))
-    ops: dict[str, int] = {}
-    calls = census(job.fused)
-    arena = {}
-    for entry, _, plan, _, _ in plans(job):
-        arena[entry.name] = plan.arena_bytes
-        if entry.name == "decode":
-            for step in plan.steps:
-                ops[step.op.name] = ops.get(step.op.name, 0) + 1
-    state = state_plan(job.fused, job.planned)
-    return {
-        "target": target.name, "context": job.context, "chunk": job.chunk,
-        "functions": {f.name: census(f) for f in job.fused}, "calls": calls.get("call", 0),
-        "ops": {name: {"count": n, "how": _how(target, name, options)}
-                for name, n in sorted(ops.items())},
-        **{how: {name: support.reason for name, support in target.ops.items() if support.how == how}
-           for how in ("decomposed", "missing")},
-        "weight_bytes": sum(t.nbytes() for t in job.stored.values()),
-        "state_bytes": state["bytes"], "state_bytes_per_token": state["bytes_per_token"],
-        "arena_bytes": max(arena.values()),
-    }
+    module = trace_model(config, types, MEANING[options.numerics])
+    job = prepare(module, config.max_position_embeddings, target, quantized(options))
+    return plan_document(job, options)
 
 
 def quantized(options: CompileOptions) -> CompileOptions:
@@ -150,19 +128,6 @@ def quantized(options: CompileOptions) -> CompileOptions:
         return options
     pipeline = PIPELINE if options.pipeline is None else options.pipeline
     return replace(options, pipeline=",".join(filter(None, (pipeline, str(step)))))
-
-
-def _how(target: Target, op: str, options: CompileOptions) -> str:
-    return "generic" if options.kernels == "generic" else target.support(op).how
-
-
-def _refuse_numerics(options: CompileOptions) -> None:
-    if options.numerics != "float":
-        raise FirstlightError(
-            "F403", f"numerics '{options.numerics}' cannot be compiled yet", where="--numerics",
-            why="compiled kernels compute in float32; `released` exists in the interpreter only",
-            try_="--numerics float",
-        )
 
 
 def _refuse_out(out: Path, checkpoint: Path, force: bool) -> None:

@@ -38,6 +38,8 @@ from firstlight.runtime.safetensors import Written
 DEFAULT_CONTEXT = 32768
 DEFAULT_CHUNK = 256
 INPUTS = ("pos", "slot", "last", "tokens")
+MEANING = {"float": "float", "fast": "float", "released": "released"}
+"""What the IR of each `--numerics` computes; `fast` is a matter of kernels."""
 Progress = Callable[[str, int, int], None]
 
 
@@ -103,6 +105,12 @@ def prepare(module: Module, max_positions: int, target: Target, options: Compile
         raise FirstlightError(
             "F402", f"--kernels {options.kernels} is not known", where="--kernels",
             why="there are `default` and `generic`", try_="--kernels default",
+        )
+    if options.numerics == "fast" and (target.fast is None or options.kernels == "generic"):
+        raise FirstlightError(
+            "F403", f"target '{target.name}' has no fast kernels here", where="--numerics fast",
+            why="`fast` is what a target's own kernels may do; generic kernels compute in float32",
+            try_="--numerics float",
         )
     if options.runner and target.runner is None:
         raise FirstlightError(
@@ -222,7 +230,7 @@ def _compiled(job: Job, sources: Mapping[str, Any], folder: Path, options: Compi
               model: Mapping[str, Any], state: Mapping[str, Any], progress: Progress
               ) -> tuple[Mapping[str, Written], dict[str, Any]]:
     """Kernels, a program of calls, and weights as the kernels want them; with the report."""
-    kernels = KernelSet(job.target, options.kernels == "generic")
+    kernels = KernelSet(job.target, options.kernels == "generic", options.numerics)
     program = ProgramWriter(kernels, {t["name"]: t["offset"] for t in state["tensors"]})
     for done, (entry, module, plan, inputs, logits) in enumerate(plans(job)):
         progress("plan", done, 3)

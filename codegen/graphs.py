@@ -65,7 +65,8 @@ class Values:
 def prepare_graph(module: Module, target: Target, options: CompileOptions, most: int) -> Module:
     """The fused module at fixed sizes; S stays open if `most` is more than 1."""
     for flag, bad in (("--runner", options.runner), ("--quantize", options.quantize != "shipped"),
-                      ("--context", options.context), ("--chunk", options.chunk)):
+                      ("--context", options.context), ("--chunk", options.chunk),
+                      ("--numerics", options.numerics != "float")):
         if bad:
             raise FirstlightError("F402", f"{flag} is for language models", where=flag,
                                   why="a graph has named inputs and outputs, and no sequence",

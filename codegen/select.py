@@ -18,12 +18,15 @@ class KernelSet:
 
     target: Target
     generic_only: bool = False
+    numerics: str = "float"
     kernels: dict[str, Kernel] = field(default_factory=dict)
     native: set[str] = field(default_factory=set)
     overrides: Mapping[str, Override] = field(init=False)
+    _own: dict[str, Kernel | None] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.overrides = {} if self.generic_only else self.target.overrides()
+        fast = self.target.fast if self.numerics == "fast" else None
+        self.overrides = {} if self.generic_only else (fast or self.target.overrides)()
 
     def kernel(self, op: Op, module: Module, tokens: int) -> Kernel:
         """The kernel of `op`; `tokens` is the largest number of tokens of a call."""
@@ -31,6 +34,14 @@ class KernelSet:
         if symbol not in self.kernels:
             self.kernels[symbol] = self._make(symbol, op, module, tokens)
         return self.kernels[symbol]
+
+    def override(self, op: Op, module: Module, tokens: int) -> Kernel | None:
+        """The target's own kernel of `op`, if there is one that fits."""
+        symbol = self.symbol(op, module)
+        if symbol not in self._own:
+            make = self.overrides.get(op.name)
+            self._own[symbol] = make(symbol, op, tokens) if make else None
+        return self._own[symbol]
 
     def symbol(self, op: Op, module: Module) -> str:
         """A name that equal ops share: the op and a hash of its text."""
@@ -40,8 +51,7 @@ class KernelSet:
         return f"{op.name}_{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
     def _make(self, symbol: str, op: Op, module: Module, tokens: int) -> Kernel:
-        override = self.overrides.get(op.name)
-        kernel = override(symbol, op, tokens) if override else None
+        kernel = self.override(op, module, tokens)
         if kernel is not None:
             self.native.add(symbol)
             return kernel

@@ -161,6 +161,7 @@ class Target:
     missing         op -> why the target cannot have it; composites among them are decomposed
     overrides       gives op name -> factory of a hand-written kernel; called when code is made,
                     so that a plan needs no compiler
+    fast            the overrides of numerics `fast`, instead; None where there are none
     packer          weight layouts of the overrides
     emit            kernel -> Source; pure and deterministic
     build           (kernels by symbol, artifact folder, processes or None) -> written files.
@@ -200,6 +201,7 @@ class Target:
     options: Mapping[str, Option] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
     overrides: Callable[[], Mapping[str, Override]] = dict
+    fast: Callable[[], Mapping[str, Override]] | None = None
     packer: Packer | None = None
     tools: Callable[[], Sequence[Tool]] = tuple
     versions: Callable[[], Mapping[str, str]] = dict

@@ -121,11 +121,13 @@ def _csv(rows: list[dict[str, Any]], facts: dict[str, Any]) -> str:
 @text_option
 @tokens_option
 @window_option
+@click.option("--decode", is_flag=True,
+              help="Feed one token a call: judges the kernels that generate, not those of prefill.")
 @plot_option
 @click.option("--threads", type=click.IntRange(min=1), help="[default: all usable cores]")
 @json_option
 def quality_command(
-    artifacts: tuple[Path, ...], against: Path, text: Path, tokens: int, window: int,
+    artifacts: tuple[Path, ...], against: Path, text: Path, tokens: int, window: int, decode: bool,
     plot: Path | None, threads: int | None, as_json: bool,
 ) -> None:  # fmt: skip
     """What the artifacts in DIR predict on a text, held against the artifact REF.
@@ -139,7 +141,7 @@ def quality_command(
     with Progress(as_json) as progress:
         for done, folder in enumerate(artifacts):
             progress("quality", done, len(artifacts))
-            document, point = _measured(folder, against, text, tokens, window, threads)
+            document, point = _measured(folder, against, text, tokens, window, threads, decode)
             rows[str(folder)] = document
             points.append(point)
     if plot is not None:
@@ -150,7 +152,7 @@ def quality_command(
 
 
 def _measured(folder: Path, against: Path, text: Path, tokens: int, window: int,
-              threads: int | None) -> tuple[dict[str, Any], Point]:
+              threads: int | None, decode: bool = False) -> tuple[dict[str, Any], Point]:
     """The quality of one artifact, and its place in a table of policies."""
     from firstlight.measure.quality import measure, read_ids
     from firstlight.measure.tune import Point
@@ -159,7 +161,8 @@ def _measured(folder: Path, against: Path, text: Path, tokens: int, window: int,
     with ExitStack() as stack:
         model, reference = (stack.enter_context(load(f, threads=threads))
                             for f in (folder, against))
-        quality = measure(model, reference, read_ids(text, model), window, tokens).document()
+        quality = measure(model, reference, read_ids(text, model), window, tokens,
+                          decode).document()
         files = model.manifest.files
         size = sum(f.bytes for f in files if f.name.startswith("weights/"))
         policy = str(model.manifest.document.get("quantize", "shipped"))

@@ -88,12 +88,14 @@ class Quality:
 
 
 def measure(model: Model, reference: Model, sequences: Sequence[Sequence[int]],
-            window: int = DEFAULT_WINDOW, tokens: int = DEFAULT_TOKENS) -> Quality:
+            window: int = DEFAULT_WINDOW, tokens: int = DEFAULT_TOKENS,
+            decode: bool = False) -> Quality:
     """Feed both models the same tokens, each window in a session of its own.
 
     Args:
         window: most tokens of a session; both contexts bound it.
         tokens: most tokens in all.
+        decode: one token a call, by the kernels that generate; else in chunks.
 
     Raises F710 if the two have different vocabularies.
     """
@@ -106,7 +108,7 @@ def measure(model: Model, reference: Model, sequences: Sequence[Sequence[int]],
     quality = Quality()
     size = min(window, model.manifest.context, reference.manifest.context)
     for number, ids in enumerate(windows(sequences, size, tokens)):
-        both = zip(_logits(model, ids), _logits(reference, ids), strict=True)
+        both = zip(_logits(model, ids, decode), _logits(reference, ids, decode), strict=True)
         for (at, ours), (_, theirs) in both:
             known = ids[at + 1 : at + 1 + len(ours)]
             _add(quality, ours[: len(known)], theirs[: len(known)], known)
@@ -115,11 +117,14 @@ def measure(model: Model, reference: Model, sequences: Sequence[Sequence[int]],
     return quality
 
 
-def _logits(model: Model, ids: Sequence[int]) -> Iterator[tuple[int, Array]]:
+def _logits(model: Model, ids: Sequence[int], decode: bool) -> Iterator[tuple[int, Array]]:
     session = model.session()
-    step = 64        # all logits of a chunk are float32 [tokens, vocabulary]
+    step = 1 if decode else 64        # all logits of a chunk are float32 [tokens, vocabulary]
     for at in range(0, len(ids), step):
-        yield at, session.prefill(ids[at : at + step], all_logits=True)
+        if decode and at:
+            yield at, session.decode(ids[at])[None]
+        else:
+            yield at, session.prefill(ids[at : at + step], all_logits=True)
 
 
 def _add(quality: Quality, ours: Array, theirs: Array, known: Sequence[int]) -> None:

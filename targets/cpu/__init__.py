@@ -34,7 +34,7 @@ def _x86(level: str, features: tuple[str, ...], lanes: int) -> Target:
     requires = {"arch": "x86_64", "features": sorted(features)}
     return cpu_target(
         f"cpu-{march}", f"x86-64 CPUs with {'AVX-512' if level == 'v4' else 'AVX2 and FMA'}",
-        code, lanes, requires, partial(_run_here, code, requires),
+        code, lanes, requires, partial(_run_here, code, requires), fast=True,
     )
 
 
