@@ -87,7 +87,7 @@ def function(op: Op) -> Function:
 def rewrite(text: str) -> Module:
     """Rewrite a printed module. Raises Refused with the name of what is not known."""
     aliases, module = parse(text)
-    context = Context()
+    context = Context(aliases=aliases)
     entries, body = [], []
     for op in module.regions[0]:
         if op.name == "memref.global":

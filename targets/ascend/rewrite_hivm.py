@@ -34,11 +34,13 @@ class Context:
     shims    declarations of emulator.cpp's functions in use
     views    functions that give a typed piece of a core's memory
     beliefs  why a result would only show what we believe about the chip
+    aliases  the module's attribute aliases
     """
 
     shims: set[str] = field(default_factory=set)
     views: dict[tuple[str, str], str] = field(default_factory=dict)
     beliefs: set[str] = field(default_factory=set)
+    aliases: dict[str, str] = field(default_factory=dict)
 
     def call(self, name: str, arguments: list[str], result: str = "") -> str:
         """A call of a function that takes and gives integers."""
@@ -342,6 +344,7 @@ def _sync(function: str) -> Callable[[Op, Context], Iterator[str]]:
     return lines
 
 
+ONE_ROW = "affine_map<(d0) -> (0, d0)>"
 MASKS = ("vector.transfer_read", "vector.transfer_write", "memref.load", "memref.store")
 
 
@@ -352,12 +355,15 @@ def _mask(op: Op, context: Context) -> Iterator[str]:
     before, pad = ("", rf", (?P<other>{name})") if read else (rf"(?P<other>{name}), ", "")
     match = re.fullmatch(rf"{before}(?P<memory>{name})\[(?P<at>[^\]]*)\]{pad}"
                          rf"(?:, (?P<mask>{name}))? : (?P<types>.*)", op.text)
-    if match is None or "permutation_map" in op.attributes or op.name.startswith("memref."):
+    if match is None or op.name.startswith("memref."):
         raise Refused(f"a form of {op.name} for masks", op.line)
     one, two = split(match["types"])
     kind, vector = (one, two) if read else (two, one)
-    count = re.fullmatch(r"vector<(\d+)xi1>", vector)
-    if count is None or int(count[1]) > 64 or memref(kind).rank != 1:
+    plan = op.attributes.get("permutation_map", "")
+    row = read and context.aliases.get(plan, plan) == ONE_ROW
+    count = re.fullmatch(rf"vector<{'1x' if row else ''}(\d+)xi1>", vector)
+    if (count is None or int(count[1]) > 64 or memref(kind).rank != 1
+            or (plan and not row) or (row and match["mask"])):
         raise Refused(f"a form of {op.name} for masks", op.line)
     lanes, lines = int(count[1]), Lines()
     every = lines.constant((1 << lanes) - 1 if lanes < 64 else -1)
@@ -373,8 +379,12 @@ def _mask(op: Op, context: Context) -> Iterator[str]:
     yield from [*lines.lines, context.call("emu_mask_read", arguments, number)]
     yield f"{whole} = vector.broadcast {number} : i64 to vector<1xi64>"
     yield f"{all64} = vector.bitcast {whole} : vector<1xi64> to vector<64xi1>"
-    yield (f"{op.results[0]} = vector.extract_strided_slice {all64} {{offsets = [0], sizes = "
+    result = fresh() if row else op.results[0]
+    yield (f"{result} = vector.extract_strided_slice {all64} {{offsets = [0], sizes = "
            f"[{lanes}], strides = [1]}} : vector<64xi1> to vector<{lanes}xi1>")
+    if row:
+        yield (f"{op.results[0]} = vector.shape_cast {result} : vector<{lanes}xi1> to "
+               f"vector<1x{lanes}xi1>")
 
 
 def _bits(lines: Lines, value: str, lanes: int) -> str:
