@@ -7,7 +7,6 @@ the number of the device (default 0, among those that CUDA_VISIBLE_DEVICES leave
 from __future__ import annotations
 
 import ctypes
-import itertools
 import os
 import weakref
 from collections.abc import Iterator
@@ -16,9 +15,12 @@ from functools import cache
 from typing import Any
 
 from firstlight.runtime.device import DeviceError
+from firstlight.runtime.drivers import DEVICE, Owned, ordinal
 from firstlight.runtime.errors import FirstlightError
 
-LIBRARY, DEVICE = "FIRSTLIGHT_LIBCUDA", "FIRSTLIGHT_DEVICE"
+__all__ = ["DEVICE", "LIBRARY", "Api", "Device", "api", "compute_capability", "library_path"]
+
+LIBRARY = "FIRSTLIGHT_LIBCUDA"
 UNITS, MAJOR, MINOR = 16, 75, 76
 """CUdevice_attribute: processors, and the two numbers of the compute capability."""
 
@@ -76,7 +78,7 @@ def compute_capability() -> tuple[int, int] | None:
     """Of the device that would be used; None without a driver or device."""
     try:
         found = api(library_path())
-        device = found.number("cuDeviceGet", _ordinal())
+        device = found.number("cuDeviceGet", ordinal())
         return (found.number("cuDeviceGetAttribute", MAJOR, device),
                 found.number("cuDeviceGetAttribute", MINOR, device))
     except (OSError, DeviceError, FirstlightError):
@@ -91,10 +93,10 @@ class Device:
     """
 
     def __init__(self, where: str) -> None:
-        ordinal = _ordinal()
+        number = ordinal()
         try:
             self.api = api(library_path())
-            self.number = self.api.number("cuDeviceGet", ordinal)
+            self.number = self.api.number("cuDeviceGet", number)
             self.context = self.api.handle("cuDevicePrimaryCtxRetain", self.number)
         except (OSError, DeviceError) as error:
             raise FirstlightError(
@@ -111,8 +113,7 @@ class Device:
         self.capability = self.attribute(MAJOR), self.attribute(MINOR)
         version = self.api.number("cuDriverGetVersion")
         self.cuda = version // 1000, version % 1000 // 10
-        self._owned: dict[int, tuple[str, ctypes.c_void_p]] = {}
-        self._keys = itertools.count()
+        self._owned = Owned()
         self._closed = weakref.finalize(self, _release, self.api, self.number)
 
     def attribute(self, number: int) -> int:
@@ -132,36 +133,18 @@ class Device:
 
     def own(self, owner: object, destroy: str, handle: ctypes.c_void_p) -> None:
         """Call ``destroy(handle)`` when `owner` goes, at the latest when the device is closed."""
-        key = next(self._keys)
-        self._owned[key] = destroy, handle
-        weakref.finalize(owner, self._drop, key).atexit = False
+        self._owned.own(owner, lambda: self._destroy(destroy, handle))
 
     def close(self) -> None:
         """Destroy what is left, the newest first, and release the context."""
-        for key in sorted(self._owned, reverse=True):
-            self._drop(key)
+        self._owned.close()
         self._closed()
 
-    def _drop(self, key: int) -> None:
-        destroy, handle = self._owned.pop(key, (None, None))
-        if destroy is not None:
-            with suppress(DeviceError), self.current() as call:     # a broken context lost it all
-                call(destroy, handle)
+    def _destroy(self, name: str, handle: ctypes.c_void_p) -> None:
+        with self.current() as call:
+            call(name, handle)
 
 
 def _release(library: Api, device: int) -> None:
     with suppress(DeviceError):
         library("cuDevicePrimaryCtxRelease_v2", device)
-
-
-def _ordinal() -> int:
-    text = os.environ.get(DEVICE) or "0"
-    if not text.isdecimal():
-        raise FirstlightError(
-            "F516",
-            f"{DEVICE}={text} names no device",
-            where="the environment",
-            why="devices have numbers, from 0 on",
-            try_=f"{DEVICE}=0, or leave it out",
-        )
-    return int(text)

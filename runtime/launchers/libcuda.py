@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from firstlight.runtime.device import Bytes, Call, DeviceEngine, DeviceError, Pointer
+from firstlight.runtime.device import Bytes, Call, DeviceEngine, DeviceError
+from firstlight.runtime.drivers import check_threads, packed
 from firstlight.runtime.errors import FirstlightError
 from firstlight.runtime.libcuda import UNITS, Device
 from firstlight.runtime.manifest import Manifest, malformed
@@ -196,7 +197,7 @@ class LibcudaQueue:
 
     def _launch(self, call: Call) -> None:
         function: Function = call.function
-        arguments, sizes = _packed(call.args)
+        arguments, sizes = packed(call.args)
         if function.sizes is not None and sizes != function.sizes:
             raise DeviceError(f"{function.name} takes parameters of {function.sizes} bytes, "
                               f"launch.json gives {sizes}")  # fmt: skip
@@ -222,17 +223,6 @@ class LibcudaQueue:
 
 def _address(memory: Memory, offset: int) -> ctypes.c_void_p:
     return ctypes.c_void_p(memory.address + offset)
-
-
-def _packed(args: Sequence[Pointer | int]) -> tuple[bytes, tuple[int, ...]]:
-    """Arguments as C lays them out: addresses of 8 bytes, numbers of 4; and their sizes."""
-    out, sizes = b"", []
-    for arg in args:
-        size = 8 if isinstance(arg, Pointer) else 4
-        value = arg.memory.address + arg.offset if isinstance(arg, Pointer) else arg
-        out += b"\0" * (-len(out) % size) + value.to_bytes(size, "little")
-        sizes.append(size)
-    return out, tuple(sizes)
 
 
 def _needs_ptx(manifest: Manifest, device: Device) -> bool:
@@ -273,12 +263,5 @@ def open_engine(manifest: Manifest, program: Program, threads: int | None = None
     driver, F510 if it cannot run the artifact, F517 if its driver refuses the code, F502 if program
     and code disagree, F512 for an impossible number of threads.
     """
-    if threads is not None and (type(threads) is not int or threads < 1):
-        raise FirstlightError(
-            "F512",
-            f"threads={threads!r} is not a usable number of threads",
-            where="load(threads=...)",
-            why="a device uses all its processors; a number is only checked",
-            try_="threads=None",
-        )
+    check_threads(threads)
     return DeviceEngine(manifest, program, LibcudaDriver(manifest))

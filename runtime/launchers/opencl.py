@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from firstlight.runtime.device import Bytes, Call, DeviceEngine, DeviceError, Function, Pointer
+from firstlight.runtime.drivers import check_threads
 from firstlight.runtime.errors import FirstlightError
 from firstlight.runtime.manifest import Manifest, malformed
 from firstlight.runtime.program import Program
@@ -154,14 +155,7 @@ def open_engine(manifest: Manifest, program: Program, threads: int | None = None
     F516 without a device, F517 if its driver refuses the sources, F502 if program and code
     disagree, F512 for an impossible number of threads.
     """
-    if threads is not None and (type(threads) is not int or threads < 1):
-        raise FirstlightError(
-            "F512",
-            f"threads={threads!r} is not a usable number of threads",
-            where="load(threads=...)",
-            why="a device uses all its processors; a number is only checked",
-            try_="threads=None",
-        )
+    check_threads(threads)
     return DeviceEngine(manifest, program, OpenClDriver(str(manifest.directory)))
 
 
