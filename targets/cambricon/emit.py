@@ -1,0 +1,109 @@
+"""A kernel as BANG C: one function, its place in NRAM and WRAM, and the size of its workspace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from firstlight.codegen.kernel import Kernel
+from firstlight.codegen.nests.nodes import Node, const, make
+from firstlight.codegen.nests.program import Memory, Program, Repeat, Step, program
+from firstlight.codegen.target import Source
+from firstlight.runtime.errors import FirstlightError
+from firstlight.targets.cambricon.body import Body
+from firstlight.targets.cambricon.chips import RESERVED, Chip
+from firstlight.targets.cambricon.scalars import Place, Scalars
+from firstlight.targets.cambricon.text import ALIGN, TYPES, WIDTHS, Writer
+
+HEADER = "firstlight_bang.h"
+TASKS = 4
+"""Of a launch: Union1, one cluster of four cores."""
+BUDGETS = (8192, 4096, 2048, 1024, 512, 256, 128)
+"""Most elements of a tile: the first that fits in NRAM with all that lives beside it."""
+
+
+def source(chip: Chip, kernel: Kernel, matrix: bool = True) -> Source:
+    """A kernel's text, and what it needs.
+
+    Args:
+        matrix: whether products are the matrix unit's.
+
+    Raises F405 for TIR that generic kernels do not have, F408 if no tile is small enough.
+    """
+    steps = program(kernel)
+    for budget in BUDGETS:
+        writer = Writer(kernel.name)
+        text = _function(steps, chip, writer, budget, matrix)
+        if writer.nram.most <= chip.nram - RESERVED and writer.wram <= chip.wram:
+            files = {f"{kernel.name}.mlu": text.encode(), HEADER: HELPERS.encode()}
+            launch = {"type": "union1", "dim": [TASKS, 1, 1], "budget": budget}
+            return Source(files, kernel.name, launch,
+                          {"nram_bytes": writer.nram.most, "wram_bytes": writer.wram})
+    raise FirstlightError(
+        "F408", f"{kernel.name} does not fit", where=kernel.name,
+        why=f"its smallest tile needs {writer.nram.most} bytes of NRAM; the chip has "
+            f"{chip.nram - RESERVED}", try_="cut the op's longest axis")
+
+
+def _function(steps: Program, chip: Chip, writer: Writer, budget: int, matrix: bool) -> str:
+    names = [f"{name}_{i}" if [n for n, _ in steps.pointers].count(name) > 1 else name
+             for i, (name, _) in enumerate(steps.pointers)]
+    places, end = {}, const(0)
+    writer.line("if (__is_mpu()) {")
+    writer.line("    return;")
+    writer.line("}")
+    sizes = Scalars(writer, {}, {"S": "S"})
+    for memory in steps.memories.values():
+        if memory.pointer is not None:
+            places[memory.name] = Place(names[memory.pointer], memory)
+    for memory in _workspace(steps.steps):
+        if memory.name in places:
+            continue
+        kind, name = TYPES[memory.dtype], f"w{memory.name[1:]}"
+        places[memory.name] = Place(name, memory)
+        start = sizes.text(make("mul", "int32", end, const(ALIGN)))
+        writer.line(f"{kind} *{name} = ({kind} *)(workspace + {start});")
+        size = make("mul", "int32", memory.elements, const(WIDTHS[memory.dtype]))
+        end = make("add", "int32", end, make("floordiv", "int32", make(
+            "add", "int32", size, const(ALIGN - 1)), const(ALIGN)))
+    body = Body(steps, chip, writer, places, budget, matrix)
+    body.steps(steps.steps)
+    heads = [f"{TYPES[dtype]} *{name}" for name, (_, dtype) in zip(names, steps.pointers,
+                                                                  strict=True)]
+    host = Writer(steps.name)
+    total = Scalars(host, {}, {"S": "S"}).text(make("mul", "int32", end, const(ALIGN)))
+    name = steps.name
+    return "\n".join([
+        f'#include "{HEADER}"', "",
+        *[f"__nram__ uint8_t {name}_nram[{writer.nram.most}];"] * bool(writer.nram.most),
+        *[f"__wram__ float {name}_wram[{writer.wram // 4}];"] * bool(writer.wram), "",
+        f"int64_t {name}_workspace(int64_t S) {{", *host.lines, f"    return {total};", "}", "",
+        f"__mlu_global__ void {name}({', '.join([*heads, 'uint8_t *workspace', 'int32_t S'])}) {{",
+        *writer.lines, "}", ""])
+
+
+def _workspace(steps: Sequence[Step]) -> Iterator[Memory]:
+    for step in steps:
+        if isinstance(step, Repeat):
+            yield from _workspace(step.steps)
+        else:
+            yield step.buffer
+
+
+HELPERS = """// What the text of kernels calls; cncc has the rest built in.
+#pragma once
+#include <bang.h>
+
+__mlu_func__ int32_t fl_div(int32_t a, int32_t b) { return a / b - (a % b < 0); }
+__mlu_func__ int32_t fl_mod(int32_t a, int32_t b) { return a % b + (a % b < 0 ? b : 0); }
+__mlu_func__ float fl_max(float a, float b) { return a > b ? a : b; }
+__mlu_func__ float fl_min(float a, float b) { return a < b ? a : b; }
+__mlu_func__ int32_t fl_max(int32_t a, int32_t b) { return a > b ? a : b; }
+__mlu_func__ int32_t fl_min(int32_t a, int32_t b) { return a < b ? a : b; }
+__mlu_func__ float fl_as_float32(uint32_t bits) { return *(float *)&bits; }
+__mlu_func__ uint32_t fl_as_uint32(float x) { return *(uint32_t *)&x; }
+__mlu_func__ int32_t fl_as_int32(float x) { return *(int32_t *)&x; }
+// The float whose bits, counted from zero up and down, are `key`.
+__mlu_func__ float fl_ordered(int64_t key) {
+    return fl_as_float32(key < 0 ? 0x80000000u | (uint32_t)-key : (uint32_t)key);
+}
+"""

@@ -1,0 +1,254 @@
+"""Nodes in terms of what vector instructions do: exp through powers of two, quotients, angles.
+
+Only what varies inside a tile is rewritten; scalars are computed in C.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from firstlight.codegen.nests.nodes import INTEGERS, Node, const, make, rebuild
+
+F, I = "float32", "int32"
+HALF_BITS = ~0xFFF
+"""Keeps the upper twelve bits of a float's fraction: products of such halves are exact."""
+ROUND = 1.5 * 2.0**23
+"""A float to which anything small is added exactly as far as its whole part, ties to even."""
+QUARTER = (1.5703125, 4.837512969970703e-4, 7.549533620476723e-8, 2.5633440682570896e-12)
+"""Half of pi in parts whose products with whole numbers below 2^13 are exact, the last one not."""
+SINE = (-1 / 6, 1 / 120, -1 / 5040, 1 / 362880)
+COSINE = (-1 / 2, 1 / 24, -1 / 720, 1 / 40320)
+WIDE_SHIFT = 31
+
+
+def _f(op: str, *args: Node) -> Node:
+    return make(op, F, *args)
+
+
+def _i(op: str, *args: Node) -> Node:
+    return make(op, I, *args)
+
+
+def _real(value: float) -> Node:
+    return const(value, F)
+
+
+@dataclass
+class Legal:
+    """Rewrites nodes that vary along `axes`.
+
+    Attributes:
+        division: whether the chip divides vectors; else a reciprocal is corrected.
+        most: least upper bound of an index axis, by name.
+    """
+
+    axes: frozenset[str]
+    division: bool
+    most: dict[str, int]
+    accumulates: bool = False
+    done: dict[Node, Node] = field(default_factory=dict)
+    seen: dict[Node, bool] = field(default_factory=dict)
+
+    def varies(self, node: Node) -> bool:
+        """Whether a node differs inside the tile."""
+        if node.vars & self.axes:
+            return True
+        if not self.accumulates:
+            return False
+        if node not in self.seen:
+            self.seen[node] = node.op == "acc" or any(map(self.varies, node.parts()))
+        return self.seen[node]
+
+    def node(self, node: Node) -> Node:
+        """The rewritten node."""
+        return rebuild(node, self._change, self.done)
+
+    def _change(self, node: Node) -> Node | None:
+        if not self.varies(node):
+            return node
+        if node.op == "load":
+            return node
+        bf16 = _bf16(node)
+        if bf16 is not None:
+            return bf16
+        rule = self._rule(node)
+        if rule is None:
+            return None
+        return self.node(rule(*node.args))
+
+    def _rule(self, node: Node) -> Callable[..., Node] | None:
+        real = node.dtype == F
+        if node.op in ("floordiv", "mod") and not real:
+            return lambda a, b: self.quotient(node.op, a, b)
+        if node.op in ("shl", "shr") and self.varies(node.args[1]):
+            return lambda a, b: self.shifted(node.op, node.dtype, a, b)
+        if node.op == "div" and real:
+            return self.reciprocal if not self.division else None
+        return {"exp": exp, "log1p": log1p, "tanh": tanh, "popcount": popcount, "cos": cos,
+                "sin": sin, "nearbyint": nearbyint}.get(node.op)
+
+    def reciprocal(self, a: Node, b: Node) -> Node:
+        """a / b without division: a product with 1 / b, then once more with what is left."""
+        once = _f("recip", b)
+        first = _f("mul", a, once)
+        left = _residue(a, first, b)
+        better = _f("add", first, _f("mul", left, once))
+        whole = _f("fabs", first)
+        fine = make("and", "bool", make("lt", "bool", whole, _real(1e30)),
+                    make("gt", "bool", whole, _real(1e-30)))
+        return make("select", F, fine, better, first)
+
+    def quotient(self, op: str, a: Node, b: Node) -> Node:
+        """a / b rounded down, or what is left; any int32 by a positive divisor."""
+        divisor = b.number
+        if divisor is not None and divisor > 0 and divisor & (divisor - 1) == 0:
+            if op == "mod":
+                return _i("and", a, const(divisor - 1))
+            return _i("shr", a, const(divisor.bit_length() - 1))
+        size = make("cast", F, b)
+        share = _real(1 / divisor) if divisor else _f("div", _real(1.0), size)
+
+        def about(rest: Node) -> Node:
+            return make("cast", I, _f("floor", _f("mul", make("cast", F, rest), share)))
+
+        whole = about(a)
+        rest = _i("sub", a, _i("mul", whole, b))
+        more = about(rest)
+        whole, rest = _i("add", whole, more), _i("sub", rest, _i("mul", more, b))
+        low = make("cast", I, make("lt", "bool", rest, const(0)))
+        high = make("cast", I, make("ge", "bool", rest, b))
+        fix = _i("sub", high, low)
+        return _i("sub", rest, _i("mul", fix, b)) if op == "mod" else _i("add", whole, fix)
+
+    def shifted(self, op: str, dtype: str, value: Node, amount: Node) -> Node:
+        """A shift by amounts that vary, bit by bit of the amount."""
+        for bit in range(max(self.largest(amount), 1).bit_length()):
+            far = make(op, dtype, value, const(1 << bit))
+            chosen = _i("and", _i("shr", amount, const(bit)), const(1))
+            value = make("select", dtype, make("ne", "bool", chosen, const(0)), far, value)
+        return value
+
+    def largest(self, amount: Node) -> int:
+        """The most that a shift's amount can be."""
+        if amount.number is not None:
+            return min(max(amount.number, 0), WIDE_SHIFT)
+        if amount.op == "var":
+            return min(self.most.get(str(amount.args[0]), WIDE_SHIFT), WIDE_SHIFT)
+        if amount.op == "mod" and amount.args[1].number:
+            return min(amount.args[1].number - 1, WIDE_SHIFT)
+        if amount.op in ("add", "mul", "max", "min", "and"):
+            a, b = map(self.largest, amount.args)
+            found = {"add": a + b, "mul": a * b, "max": max(a, b)}
+            return min(found.get(amount.op, min(a, b)), WIDE_SHIFT)
+        return self.largest(amount.args[0]) if amount.op == "sub" else WIDE_SHIFT
+
+
+def _bf16(node: Node) -> Node | None:
+    """A load of sixteen bits that become the upper half of a float."""
+    if node.op != "reinterpret" or node.dtype != F or node.args[0].op != "shl":
+        return None
+    code, amount = node.args[0].args
+    if amount.args != (16,) or code.op != "cast" or code.args[0].op != "load":
+        return None
+    return make("bf16", F, code.args[0]) if code.args[0].dtype == "uint16" else None
+
+
+def _upper(x: Node) -> Node:
+    if x.op == "const":
+        bits = np.float32(x.args[0]).view(np.int32) & HALF_BITS
+        return _real(float(np.int32(bits).view(np.float32)))
+    return make("reinterpret", F, _i("and", make("reinterpret", I, x), const(HALF_BITS)))
+
+
+def _less(a: Node, b: Node) -> Node:
+    if a.op == "const":
+        return _real(float(np.float32(a.args[0]) - np.float32(b.args[0])))
+    return _f("sub", a, b)
+
+
+def _residue(whole: Node, a: Node, b: Node) -> Node:
+    """whole - a * b, where a * b is about `whole`: exact but for the last product."""
+    ah, bh = _upper(a), _upper(b)
+    al, bl = _less(a, ah), _less(b, bh)
+    rest = _f("sub", whole, _f("mul", ah, bh))
+    rest = _f("sub", rest, _f("mul", ah, bl))
+    rest = _f("sub", rest, _f("mul", al, bh))
+    return _f("sub", rest, _f("mul", al, bl))
+
+
+def exp(x: Node) -> Node:
+    """2 to the power of x log2(e), whose rounding is made good: it grows with x."""
+    x = _f("max", _f("min", x, _real(200.0)), _real(-200.0))
+    scale = math.log2(math.e)
+    power = _f("mul", x, _real(scale))
+    left = _f("sub", _real(0.0), _residue(power, x, _real(scale)))
+    return _f("mul", _f("pow2", power),
+              _f("add", _real(1.0), _f("mul", left, _real(math.log(2.0)))))
+
+
+def log1p(x: Node) -> Node:
+    """log(1 + x), for small x too."""
+    whole = _f("add", x, _real(1.0))
+    got = _f("sub", whole, _real(1.0))
+    flat = make("eq", "bool", got, _real(0.0))
+    share = _f("div", x, make("select", F, flat, _real(1.0), got))
+    return make("select", F, flat, x, _f("mul", _f("log", whole), share))
+
+
+def tanh(x: Node) -> Node:
+    """(1 - t) / (1 + t) with the sign of x, where t = exp(-2 |x|)."""
+    t = exp(_f("mul", _f("fabs", x), _real(-2.0)))
+    size = _f("div", _f("sub", _real(1.0), t), _f("add", t, _real(1.0)))
+    return make("select", F, make("lt", "bool", x, _real(0.0)),
+                _f("sub", _real(0.0), size), size)
+
+
+def nearbyint(x: Node) -> Node:
+    """The nearest whole number of a small one, ties to even."""
+    return _f("sub", _f("add", x, _real(ROUND)), _real(ROUND))
+
+
+def cos(x: Node) -> Node:
+    """The cosine: a quarter of a turn before the sine."""
+    return _turn(x, 1)
+
+
+def sin(x: Node) -> Node:
+    """The sine, for angles of some ten thousand radians."""
+    return _turn(x, 0)
+
+
+def _turn(x: Node, ahead: int) -> Node:
+    count = nearbyint(_f("mul", x, _real(2 / math.pi)))
+    rest = x
+    for part in QUARTER:
+        rest = _f("sub", rest, _f("mul", count, _real(part)))
+    square = _f("mul", rest, rest)
+    odd = _f("add", rest, _f("mul", _f("mul", rest, square), _series(square, SINE)))
+    even = _f("add", _f("mul", square, _series(square, COSINE)), _real(1.0))
+    quarter = _i("and", _i("add", make("cast", I, count), const(ahead)), const(3))
+    swap = make("ne", "bool", _i("and", quarter, const(1)), const(0))
+    back = make("ge", "bool", quarter, const(2))
+    size = make("select", F, swap, even, odd)
+    return make("select", F, back, _f("sub", _real(0.0), size), size)
+
+
+def _series(x: Node, terms: tuple[float, ...]) -> Node:
+    total = _real(terms[-1])
+    for term in reversed(terms[:-1]):
+        total = _f("add", _f("mul", total, x), _real(term))
+    return total
+
+
+def popcount(x: Node) -> Node:
+    """Number of ones of a non-negative int32: sums of neighbours, twice as wide each time."""
+    x = make("cast", I, x) if x.dtype not in INTEGERS else x
+    for mask, by in ((0x55555555, 1), (0x33333333, 2), (0x0F0F0F0F, 4), (0x00FF00FF, 8),
+                     (0x0000FFFF, 16)):
+        high = _i("shr", x, const(by))
+        x = _i("add", _i("and", x, const(mask)), _i("and", high, const(mask)))
+    return x
