@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from firstlight.runtime.errors import FirstlightError
-from firstlight.runtime.launches import WORKSPACE, Launch, read_launches
+from firstlight.runtime.launches import LOCKS, WORKSPACE, Launch, read_launches
 from firstlight.runtime.manifest import Manifest, malformed
 from firstlight.runtime.program import ARENA, STATE, WEIGHT, Program
 from firstlight.runtime.safetensors import SafetensorsFile
@@ -47,13 +47,19 @@ class Pointer:
 
 @dataclass(frozen=True)
 class Call:
-    """One launch with everything known: groups, threads of a group, arguments in order."""
+    """One launch with everything known: groups, threads of a group, arguments in order.
+
+    ``locks`` bytes at the pointer ``lock`` are zero when it begins; only a driver with
+    ``clears_locks`` is asked for that.
+    """
 
     function: Function
     grid: tuple[int, ...]
     group: tuple[int, ...]
     shared: int
     args: tuple[Pointer | int, ...]
+    lock: Pointer | None = None
+    locks: int = 0
 
 
 class Queue(Protocol):
@@ -106,10 +112,19 @@ class DeviceEngine:
     def __init__(self, manifest: Manifest, program: Program, driver: Driver) -> None:
         self.manifest, self.program, self.driver = manifest, program, driver
         self.threads = driver.units
-        self.table = table = read_launches(manifest, program)
-        self._functions = [driver.load(manifest.path(path), table.entries(number))
-                           for number, path in enumerate(table.modules)]  # fmt: skip
-        self.weights = self._upload()
+        try:
+            self.table = table = read_launches(manifest, program)
+            self.locks = 8 * max((launch.locks for kernel in table.kernels.values()
+                                  for launch in kernel.launches), default=0)  # fmt: skip
+            if self.locks and not getattr(driver, "clears_locks", False):
+                raise malformed(manifest.directory, "its kernels need locks, which the launcher of "
+                                "this device has not")  # fmt: skip
+            self._functions = [driver.load(manifest.path(path), table.entries(number))
+                               for number, path in enumerate(table.modules)]  # fmt: skip
+            self.weights = self._upload()
+        except BaseException:
+            driver.close()
+            raise
 
     def context(self) -> DeviceContext:
         """Memory for a new sequence. Raises F514 if the device has none."""
@@ -168,6 +183,7 @@ class DeviceContext:
         self._arena = _memory(queue, engine.program.arena_bytes, "the arena")
         self._state = _memory(queue, engine.manifest.state_bytes, "the state of a session")
         self._workspace, self._room = _memory(queue, 64, "a workspace"), 64
+        self._locks = Pointer(_memory(queue, engine.locks, "locks")) if engine.locks else None
         self._bound: dict[tuple[str, int], Any] = {}
         self._inputs: list[Bytes] = []
 
@@ -266,13 +282,17 @@ class DeviceContext:
             given: dict[int | str, Pointer | int] = {
                 **dict(enumerate(pointers)), WORKSPACE: Pointer(self._workspace), COUNT: tokens
             }  # fmt: skip
+            if self._locks:
+                given[LOCKS] = self._locks
             for launch in kernel.launches:
                 grid = tuple(value(n, tokens) for n in launch.grid)
                 if max(grid) > MOST_GROUPS:
                     raise DeviceError(f"{launch.entry} wants {grid} groups")
                 if min(grid) > 0:  # fewer tokens than a block: there is nothing to do
+                    lock = self._locks if launch.locks else None
                     calls.append(Call(engine.function(launch), grid, launch.group, launch.shared,
-                                      tuple(given[a] for a in launch.args)))  # fmt: skip
+                                      tuple(given[a] for a in launch.args), lock,
+                                      8 * launch.locks))  # fmt: skip
         return calls
 
     def _make_room(self, nbytes: int) -> None:

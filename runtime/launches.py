@@ -14,12 +14,16 @@ from firstlight.runtime.program import ARENA, STATE, TOKENS, WEIGHT, Program
 from firstlight.runtime.sizes import COUNT, MOST, Size, value
 
 FILE = "code/launch.json"
-WORKSPACE = "w"
+WORKSPACE, LOCKS = "w", "l"
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch. ``args``: the number of a pointer of the kernel, "w" (workspace) or "S"."""
+    """One launch.
+
+    ``args``: the number of a pointer of the kernel, "w" (workspace), "l" (locks between groups: so
+    many words of 8 bytes, zero when the launch begins) or "S".
+    """
 
     entry: str
     module: int
@@ -27,6 +31,7 @@ class Launch:
     group: tuple[int, ...]
     shared: int
     args: tuple[int | str, ...]
+    locks: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,14 +90,16 @@ def _kernel(name: str, record: Mapping[str, Any], modules: int) -> KernelLaunche
         grid, group = tuple(row["grid"]), tuple(_number(n) for n in row["group"])
         if not (1 <= len(grid) <= 3 and 1 <= len(group) <= 3):
             raise ValueError(f"kernel {name} is launched in no dimension that there is")
-        args = tuple(row["args"])
+        args, locks = tuple(row["args"]), _number(row.get("locks", 0), 0)
+        names = (WORKSPACE, COUNT, LOCKS) if locks else (WORKSPACE, COUNT)
         for arg in args:
-            if arg not in (WORKSPACE, COUNT) and not (type(arg) is int and 0 <= arg < pointers):
+            if arg not in names and not (type(arg) is int and 0 <= arg < pointers):
                 raise ValueError(f"kernel {name} is given {arg!r}")
         module = _number(row["module"], 0)
         if module >= modules or not isinstance(row["entry"], str):
             raise ValueError(f"kernel {name} is in no module")
-        launches.append(Launch(row["entry"], module, grid, group, _number(row["shared"], 0), args))
+        launches.append(Launch(row["entry"], module, grid, group, _number(row["shared"], 0), args,
+                               locks))  # fmt: skip
     return KernelLaunches(pointers, record["workspace"], tuple(launches))
 
 
