@@ -344,34 +344,37 @@ def _sync(function: str) -> Callable[[Op, Context], Iterator[str]]:
     return lines
 
 
-ONE_ROW = "affine_map<(d0) -> (0, d0)>"
+LAST_SIDE = r"affine_map<\([^)]*(d\d)\) -> \((?:(?:0|d\d), )*\1\)>"
 MASKS = ("vector.transfer_read", "vector.transfer_write", "memref.load", "memref.store")
 
 
 def _mask(op: Op, context: Context) -> Iterator[str]:
-    """Up to 64 lanes of a mask, read from or written to memory, where it lies bit by bit."""
+    """Up to 64 lanes of a mask, read from or written to memory, where it lies bit by bit.
+
+    Memory and vectors may have sides of 1 before the lanes.
+    """
     read = op.name == "vector.transfer_read"
     name = r"%[\w#.$-]+"
     before, pad = ("", rf", (?P<other>{name})") if read else (rf"(?P<other>{name}), ", "")
     match = re.fullmatch(rf"{before}(?P<memory>{name})\[(?P<at>[^\]]*)\]{pad}"
                          rf"(?:, (?P<mask>{name}))? : (?P<types>.*)", op.text)
-    if match is None or op.name.startswith("memref."):
+    plan = op.attributes.get("permutation_map", "")
+    if (match is None or op.name.startswith("memref.")
+            or (plan and not re.fullmatch(LAST_SIDE, context.aliases.get(plan, plan)))):
         raise Refused(f"a form of {op.name} for masks", op.line)
     one, two = split(match["types"])
     kind, vector = (one, two) if read else (two, one)
-    plan = op.attributes.get("permutation_map", "")
-    row = read and context.aliases.get(plan, plan) == ONE_ROW
-    count = re.fullmatch(rf"vector<{'1x' if row else ''}(\d+)xi1>", vector)
-    if (count is None or int(count[1]) > 64 or memref(kind).rank != 1
-            or (plan and not row) or (row and match["mask"])):
+    shape = re.fullmatch(r"vector<(?P<ones>(?:1x)*)(?P<lanes>\d+)xi1>", vector)
+    sides = memref(kind).shape[:-1]
+    if shape is None or int(shape["lanes"]) > 64 or any(side != 1 for side in sides):
         raise Refused(f"a form of {op.name} for masks", op.line)
-    lanes, lines = int(count[1]), Lines()
+    lanes, lines = int(shape["lanes"]), Lines()
     every = lines.constant((1 << lanes) - 1 if lanes < 64 else -1)
-    mask = _bits(lines, match["mask"], lanes) if match["mask"] else every
+    mask = _bits(lines, match["mask"], lanes, "1x" * len(sides)) if match["mask"] else every
     other = (lines.integer(match["other"], "i1") if read
-             else _bits(lines, match["other"], lanes))
-    arguments = [*lines.view(match["memory"], kind, op.line), lines.integer(match["at"], "index"),
-                 mask, other]
+             else _bits(lines, match["other"], lanes, shape["ones"]))
+    arguments = [*lines.view(match["memory"], kind, op.line),
+                 lines.integer(split(match["at"])[-1], "index"), mask, other]
     if not read:
         yield from [*lines.lines, context.call("emu_mask_write", arguments)]
         return
@@ -379,16 +382,20 @@ def _mask(op: Op, context: Context) -> Iterator[str]:
     yield from [*lines.lines, context.call("emu_mask_read", arguments, number)]
     yield f"{whole} = vector.broadcast {number} : i64 to vector<1xi64>"
     yield f"{all64} = vector.bitcast {whole} : vector<1xi64> to vector<64xi1>"
-    result = fresh() if row else op.results[0]
-    yield (f"{result} = vector.extract_strided_slice {all64} {{offsets = [0], sizes = "
+    flat = fresh() if shape["ones"] else op.results[0]
+    yield (f"{flat} = vector.extract_strided_slice {all64} {{offsets = [0], sizes = "
            f"[{lanes}], strides = [1]}} : vector<64xi1> to vector<{lanes}xi1>")
-    if row:
-        yield (f"{op.results[0]} = vector.shape_cast {result} : vector<{lanes}xi1> to "
-               f"vector<1x{lanes}xi1>")
+    if shape["ones"]:
+        yield f"{op.results[0]} = vector.shape_cast {flat} : vector<{lanes}xi1> to {vector}"
 
 
-def _bits(lines: Lines, value: str, lanes: int) -> str:
-    """A mask as an i64."""
+def _bits(lines: Lines, value: str, lanes: int, ones: str) -> str:
+    """A mask as an i64; `ones` are sides of 1 before its lanes, e.g. "1x"."""
+    if ones:
+        flat = fresh()
+        lines.lines.append(f"{flat} = vector.shape_cast {value} : vector<{ones}{lanes}xi1> to "
+                           f"vector<{lanes}xi1>")
+        value = flat
     if lanes < 64:
         zero, wide = fresh(), fresh()
         lines.lines += [

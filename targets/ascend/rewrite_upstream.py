@@ -60,6 +60,8 @@ hivm.vf_mode hivm.loop_core_type map_for_to_forall hivm.parallel_loop ExtractedL
 cv_unrolled_loop multibuffer_unroll_factor ptc_simdvf
 """.split())
 """Attributes of the fork that change nothing for code that runs in order, or are read below."""
+TAG = "hfusion-auto-vectorize-target-"
+"""Begins the names by which the fork's passes find ops again."""
 
 ROUNDED = {"trunc": "", "truncwithoverflow": "", "rint": "math.roundeven", "round": "math.round",
            "floor": "math.floor", "ceil": "math.ceil"}
@@ -91,7 +93,7 @@ def upstream(op: Op) -> Iterator[str]:
 
 def check_attributes(op: Op) -> None:
     """Raise Refused if the op has an attribute whose meaning is not known."""
-    unknown = set(op.attributes) - HINTS - KEPT.get(op.name, set())
+    unknown = {a for a in op.attributes if not a.startswith(TAG)} - HINTS - KEPT.get(op.name, set())
     if unknown:
         raise Refused(f"an attribute {min(unknown)} of {op.name}", op.line)
 

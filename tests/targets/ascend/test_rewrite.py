@@ -98,3 +98,16 @@ def test_what_is_unknown_is_refused_by_name(line, named):
         rewrite(vector_function(f"    {line}"))
     assert named in str(error.value)
     assert error.value.code == "F471"
+
+
+def test_a_mask_may_be_read_as_one_row():
+    text = vector_function(
+        "    %m = hivm.hir.pointer_cast(%c) : memref<1x32xi1, #hivm.address_space<ub>>",
+        "    %0 = vector.transfer_read %m[%i, %j], %false, %k {in_bounds = [true, true, true], "
+        "permutation_map = affine_map<(d0, d1) -> (0, d0, d1)>} : memref<1x32xi1, "
+        "#hivm.address_space<ub>>, vector<1x1x64xi1>")
+    out = rewrite(text).text
+    assert re.search(r"vector.shape_cast %k : vector<1x64xi1> to vector<64xi1>", out)
+    assert re.search(r"%0 = vector.shape_cast \S+ : vector<64xi1> to vector<1x1x64xi1>", out)
+    with pytest.raises(Refused, match="for masks"):
+        rewrite(text.replace("(0, d0, d1)", "(0, d1, d0)"))
