@@ -1,38 +1,47 @@
-// BANG C for a host compiler: the words, the builtin variables, and the intrinsics.
+// BANG C for a host compiler: the words of the language, its variables, its instructions.
 #pragma once
+#include <algorithm>
 #include <cmath>
+#include <cstdio>
 
-#include "intrinsics.h"
-#include "machine.h"
+#include "calls.h"
+#include "convert.h"
 #include "memory.h"
-#include "scalar.h"
+#include "sync.h"
+#include "tensor.h"
 #include "types.h"
+#include "vector.h"
 
 #define __mlu_global__
 #define __mlu_entry__
-#define __mlu_func__ inline
+#define __mlu_func__ static inline
+#define __mlu_builtin__
 #define __mlu_device__
-#define __nram__ __attribute__((aligned(64)))
+#define __BANG__ 1
+#ifndef __BANG_ARCH__
+#define __BANG_ARCH__ 592
+#endif
 
-#define taskId (bang::core->task)
-#define taskIdX (bang::core->task)
-#define taskIdY 0
-#define taskIdZ 0
-#define taskDim (bang::settings.tasks)
-#define taskDimX (bang::settings.tasks)
-#define taskDimY 1
-#define taskDimZ 1
-#define coreDim 4
-#define coreId (bang::core->task % 4)
-#define clusterId (bang::core->task / 4)
-#define clusterDim (bang::settings.tasks / 4)
-inline bool __is_mpu() { return false; }
-inline bool __is_ipu() { return true; }
+// Arrays lie in sections of their own: the symbol table says which memory an address is in. A
+// process is a core, so that its arrays are its own; what a cluster shares is mapped into each.
+#define BANG_SECTION(NAME, ALIGN) static __attribute__((used, section(NAME), aligned(ALIGN)))
+#define __nram__ BANG_SECTION("bang_nram", 64)
+#define __wram__ BANG_SECTION("bang_wram", 64)
+#define __ldram__ BANG_SECTION("bang_ldram", 64)
+#define __mlu_shared__ BANG_SECTION("bang_sram", 4096)
 
-namespace bang {
-// Calls a kernel whose parameters are pointers, then the number of tokens.
-template <class... A, size_t... I>
-void spread(void (*kernel)(A..., int32_t), void **p, int32_t tokens, std::index_sequence<I...>) {
-    kernel(static_cast<A>(p[I])..., tokens);
-}
-}  // namespace bang
+#define taskId (bang::place.taskId)
+#define taskIdX (bang::place.taskIdX)
+#define taskIdY (bang::place.taskIdY)
+#define taskIdZ (bang::place.taskIdZ)
+#define taskDim (bang::place.taskDim)
+#define taskDimX (bang::place.taskDimX)
+#define taskDimY (bang::place.taskDimY)
+#define taskDimZ (bang::place.taskDimZ)
+#define clusterId (bang::place.clusterId)
+#define clusterDim (bang::place.clusterDim)
+#define coreId (bang::place.coreId)
+#define coreDim (bang::place.coreDim)
+inline bool __is_mpu() { return bang::place.memory_core; }
+inline bool __is_ipu() { return !bang::place.memory_core; }
+#define __bang_printf printf
