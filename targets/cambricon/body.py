@@ -172,7 +172,8 @@ class Body:
         order = (*kept, *gone) if first else (*gone, *kept)
         values = self.values(nest, order, at)
         value = values.root(term)
-        full = values.spread(value, tuple(a.name for a in order))
+        full = (values.spread(value, tuple(a.name for a in order)) if order
+                else values.spread_one(value))
         values.give(value)
         rows, row = (values.count(tuple(a.name for a in some)) for some in (gone, kept))
         if first:

@@ -30,9 +30,11 @@ def source(chip: Chip, kernel: Kernel, matrix: bool = True) -> Source:
     Raises F405 for TIR that generic kernels do not have, F408 if no tile is small enough.
     """
     steps = program(kernel)
+    names = [name for name, _ in steps.pointers]
+    names = [f"{name}_{i}" if names.count(name) > 1 else name for i, name in enumerate(names)]
     for budget in BUDGETS:
-        writer = Writer(kernel.name)
-        text = _function(steps, chip, writer, budget, matrix)
+        writer = Writer(kernel.name, frozenset(names))
+        text = _function(steps, names, chip, writer, budget, matrix)
         if writer.nram.most <= chip.nram - RESERVED and writer.wram <= chip.wram:
             files = {f"{kernel.name}.mlu": text.encode(), HEADER: HELPERS.encode()}
             launch = {"type": "union1", "dim": [TASKS, 1, 1], "budget": budget}
@@ -44,9 +46,8 @@ def source(chip: Chip, kernel: Kernel, matrix: bool = True) -> Source:
             f"{chip.nram - RESERVED}", try_="cut the op's longest axis")
 
 
-def _function(steps: Program, chip: Chip, writer: Writer, budget: int, matrix: bool) -> str:
-    names = [f"{name}_{i}" if [n for n, _ in steps.pointers].count(name) > 1 else name
-             for i, (name, _) in enumerate(steps.pointers)]
+def _function(steps: Program, names: Sequence[str], chip: Chip, writer: Writer, budget: int,
+              matrix: bool) -> str:
     places, end = {}, const(0)
     writer.line("if (__is_mpu()) {")
     writer.line("    return;")
@@ -58,7 +59,7 @@ def _function(steps: Program, chip: Chip, writer: Writer, budget: int, matrix: b
     for memory in _workspace(steps.steps):
         if memory.name in places:
             continue
-        kind, name = TYPES[memory.dtype], f"w{memory.name[1:]}"
+        kind, name = TYPES[memory.dtype], writer.fresh("b")
         places[memory.name] = Place(name, memory)
         start = sizes.text(make("mul", "int32", end, const(ALIGN)))
         writer.line(f"{kind} *{name} = ({kind} *)(workspace + {start});")

@@ -98,9 +98,10 @@ class Nram:
 
 @dataclass
 class Writer:
-    """Lines of one kernel's function."""
+    """Lines of one kernel's function; `taken` are names of its parameters."""
 
     where: str
+    taken: frozenset[str] = frozenset()
     lines: list[str] = field(default_factory=list)
     depth: int = 1
     count: int = 0
@@ -114,7 +115,8 @@ class Writer:
     def fresh(self, letter: str) -> str:
         """A new name."""
         self.count += 1
-        return f"{letter}{self.count}"
+        name = f"{letter}{self.count}"
+        return name if name not in self.taken else self.fresh(letter)
 
     @contextmanager
     def braces(self, head: str) -> Iterator[None]:
