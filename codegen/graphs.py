@@ -21,12 +21,13 @@ from firstlight.codegen.artifact import (
     write_manifest,
 )
 from firstlight.codegen.compile import CompileOptions, refuse_missing
+from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.program import ProgramWriter
 from firstlight.codegen.select import KernelSet
 from firstlight.codegen.signature import spelled
-from firstlight.codegen.target import Target
+from firstlight.codegen.target import Override, Target
 from firstlight.codegen.weights import write_weights
-from firstlight.ir.core import Module, census
+from firstlight.ir.core import Module, Op, census
 from firstlight.ir.dims import Size
 from firstlight.ir.registry import TABLE
 from firstlight.ir.types import TensorType
@@ -85,6 +86,19 @@ def prepare_graph(module: Module, target: Target, options: CompileOptions, most:
     return fused
 
 
+def _one_sequence(make: Override) -> Override:
+    """An override only where its input is laid out as in language models: [1, tokens, ...]."""
+    def chosen(name: str, op: Op, tokens: int) -> Kernel | None:
+        type_ = op.operands[1 if op.name == "embedding" else 0].type
+        if isinstance(type_, TensorType):
+            least = 2 if op.name == "embedding" else 3
+            if not least <= len(type_.shape) <= 4 or type_.shape[0] != 1:
+                return None
+        return make(name, op, tokens)
+
+    return chosen
+
+
 def compile_graph(module: Module, target: Target, options: CompileOptions, out: Path,
                   inputs: Ports, outputs: Ports, weights: Mapping[str, NDArray[Any]], most: int,
                   document: Mapping[str, Any], progress: Callable[[str, int, int], None]
@@ -115,6 +129,7 @@ def compile_graph(module: Module, target: Target, options: CompileOptions, out: 
         results.append(place(value.type))
     plan = PlanMemory(sizes).plan(module, ENTRY, places, results, at)
     kernels = KernelSet(target, options.kernels == "generic")
+    kernels.overrides = {name: _one_sequence(make) for name, make in kernels.overrides.items()}
     program = ProgramWriter(kernels, {})
     program.add_graph(
         ENTRY, plan, module, most,

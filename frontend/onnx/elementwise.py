@@ -38,7 +38,7 @@ def _(c: Call) -> Held:
     if a.dtype == "f32":
         return c.out(a / b)
     size = a.emit("abs").emit("floordiv", b.emit("abs"))
-    return c.out(c.where((a < 0).emit("eq", b < 0), size, -size))
+    return c.out(c.where(equal(a < 0, b < 0), size, -size))
 
 
 @row(*JOIN, "Mean")
@@ -53,8 +53,16 @@ def _(c: Call) -> Held:
 def _(c: Call) -> Held:
     a, b = c.x(0), c.x(1)
     a, b = (b, a) if c.op.startswith("Greater") else (a, b)
-    name = "eq" if c.op == "Equal" else "le" if c.op.endswith("OrEqual") else "lt"
-    return c.out(a.emit(name, b), "bool")
+    if c.op == "Equal":
+        return c.out(equal(a, b), "bool")
+    return c.out(a.emit("le" if c.op.endswith("OrEqual") else "lt", b), "bool")
+
+
+def equal(a: Array, b: Array) -> Array:
+    """a = b; bools are compared as numbers, which is what kernels can do."""
+    if a.dtype == "bool":
+        a, b = a.cast("i32"), b.cast("i32")
+    return a.emit("eq", b)
 
 
 def flip(c: Call, x: Array) -> Array:
@@ -69,7 +77,7 @@ def _(c: Call) -> Held:
 
 @decomposed("Xor", note="not equal")
 def _(c: Call) -> Held:
-    return c.out(flip(c, c.x(0).emit("eq", c.x(1))))
+    return c.out(flip(c, equal(c.x(0), c.x(1))))
 
 
 @row("Where")
@@ -158,10 +166,16 @@ def _(c: Call) -> Held:
 @decomposed("Mod", note="floordiv; with fmod=1 the sign is the dividend's")
 def _(c: Call) -> Held:
     a, b = c.x(0), c.x(1)
-    if not c.attr("fmod", 0):
-        return c.out(a % b)
-    rest = a.emit("abs") % b.emit("abs")
-    return c.out(c.where(a < 0, -rest, rest))
+    fmod = bool(c.attr("fmod", 0))
+    rest = a.emit("abs") % b.emit("abs") if fmod else a % b
+    rest = c.where(a < 0, -rest, rest) if fmod else rest
+    if a.dtype != "f32":
+        return c.out(rest)
+    # nothing is left of a division by infinity but the dividend, on the divisor's side
+    top = c.number(math.inf)
+    far = a if fmod else c.where(equal(a < 0, b < 0) | a.emit("eq", c.number(0.0)), a, b)
+    beyond = b.emit("abs").emit("eq", top) & (a.emit("abs") < top)
+    return c.out(c.where(beyond, far, rest))
 
 
 @decomposed("Pow", note="products for small whole exponents, else exp(y log|x|) with the sign")

@@ -18,10 +18,23 @@ def multiply(c: Call, i: int, j: int) -> Array:
     known = c.known(j)
     if known is not None and known.ndim == 2 and known.size and len(c.held(i).shape) >= 2 and str(
             known.dtype) in ("float32", "float16", "bfloat16") and c.known(i) is None:
-        return c.x(i).emit("linear", c.weights.weight(
-            np.ascontiguousarray(known.T, dtype=np.float32)))
+        return linear(c.x(i), c.weights.weight(np.ascontiguousarray(known.T, dtype=np.float32)))
     a, b = c.x(i), c.x(j)
     return product_of(a, b)
+
+
+def linear(x: Array, weight: Array) -> Array:
+    """x[..., K] w[N, K]^T, with x as [1, tokens, K] where its sizes can say that: so is the
+    input of kernels that were written for language models."""
+    *lead, width = x.shape
+    if len(lead) == 2 and lead[0] == 1:
+        return x.emit("linear", weight)
+    if sum(not isinstance(n, int) for n in lead) > 1 or (
+            any(not isinstance(n, int) for n in lead) and product(tuple(
+                n for n in lead if isinstance(n, int))) != 1):
+        return x.emit("linear", weight)
+    y = x.reshape(1, product(tuple(lead)), width).emit("linear", weight)
+    return y.reshape(*lead, weight.shape[0])
 
 
 def product_of(a: Array, b: Array) -> Array:
@@ -51,7 +64,7 @@ def _(c: Call) -> Held:
     known = c.known(1)
     if known is not None and known.ndim == 2 and str(known.dtype) == "float32":
         matrix = known if c.attr("transB", 0) else known.T
-        y = a.emit("linear", c.weights.weight(np.ascontiguousarray(matrix, dtype=np.float32)))
+        y = linear(a, c.weights.weight(np.ascontiguousarray(matrix, dtype=np.float32)))
     else:
         y = a.matmul(c.x(1), transpose=bool(c.attr("transB", 0)))
     alpha, beta = c.attr("alpha", 1.0), c.attr("beta", 1.0)

@@ -173,6 +173,28 @@ def outcome(case: Case) -> Outcome:
     return Outcome(case, "wrong" if why else what, why or first, graph, off)
 
 
+def opset_of(case: Case) -> int:
+    """The opset of the standard operators in the case's model."""
+    return next(int(o.version) for o in case.model.opset_import if not o.domain)
+
+
+def joined(chosen: list[Case]) -> tuple[Any, dict[str, Array]]:
+    """One model of the graphs of several cases side by side, and its inputs; all of one opset.
+
+    Names have the prefix ``cN.`` of the case's place in the list.
+    """
+    model, given = onnx.ModelProto(ir_version=10), dict[str, Array]()
+    model.opset_import.extend(o for o in chosen[0].model.opset_import if not o.domain)
+    model.graph.name = "joined"
+    for i, case in enumerate(chosen):
+        one = onnx.compose.add_prefix_graph(case.model.graph, f"c{i}.")
+        for name in ("node", "input", "output", "initializer"):
+            getattr(model.graph, name).extend(getattr(one, name))
+        given.update({f"c{i}.{name}": array for name, array in case.given.items()
+                      if f"c{i}.{name}" in {v.name for v in one.input}})
+    return model, given
+
+
 def main(arguments: list[str]) -> None:
     """Print the numbers."""
     name = arguments[arguments.index("-v") + 1] if "-v" in arguments else ""
