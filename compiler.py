@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from firstlight import targets
 from firstlight.codegen.artifact import refuse_impossible, refuse_occupied
 from firstlight.codegen.compile import (
-    MEANING,
     CompileOptions,
     Job,
     compile_module,
+    meaning,
     prepare,
 )
 from firstlight.codegen.dry_run import plan_document
@@ -95,7 +95,7 @@ def prepare_checkpoint(checkpoint: Path | str, target: Target, options: CompileO
     source = read_checkpoint(checkpoint)
     _model_section(source.config, source)       # refuses what is wrong before the passes
     progress("trace", 0, 1)
-    module = trace_model(source.config, weight_types(source), MEANING[options.numerics])
+    module = trace_model(source.config, weight_types(source), meaning(options.numerics))
     progress("passes", 0, 1)
     job = prepare(module, source.config.max_position_embeddings, target, quantized(options))
     return Prepared(source, job, options)
@@ -116,7 +116,7 @@ def plan_checkpoint(checkpoint: Path | str,
     else:
         config = read_config(path)
         types = config_types(config)
-    module = trace_model(config, types, MEANING[options.numerics])
+    module = trace_model(config, types, meaning(options.numerics))
     job = prepare(module, config.max_position_embeddings, target, quantized(options))
     return plan_document(job, options)
 

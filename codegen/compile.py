@@ -38,8 +38,6 @@ from firstlight.runtime.safetensors import Written
 DEFAULT_CONTEXT = 32768
 DEFAULT_CHUNK = 256
 INPUTS = ("pos", "slot", "last", "tokens")
-MEANING = {"float": "float", "fast": "float", "released": "released"}
-"""What the IR of each `--numerics` computes; `fast` is a matter of kernels."""
 Progress = Callable[[str, int, int], None]
 
 
@@ -83,6 +81,11 @@ class Job:
         """Every weight's name and type, after the passes."""
         return {v.loc: v.type for f in (self.fused[e.function] for e in _entries(self.chunk))
                 for v in f.args if isinstance(v.type, TensorType) and v.type.codec}
+
+
+def meaning(numerics: str) -> str:
+    """The numerics of the IR under a `--numerics`: `fast` is a matter of kernels."""
+    return "float" if numerics == "fast" else numerics
 
 
 def _entries(chunk: int) -> tuple[Entry, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from firstlight import targets
-from firstlight.codegen.compile import MEANING, CompileOptions, prepare
+from firstlight.codegen.compile import CompileOptions, meaning, prepare
 from firstlight.comparison.side import RETURN, Array, Event, Key, numbered
 from firstlight.frontend.checkpoint import Checkpoint, StackedRef, WeightRef
 from firstlight.frontend.model import trace_model, weight_types
@@ -57,7 +57,7 @@ class InterpreterSide:
             limits = manifest["limits"]
             options = CompileOptions(context=limits["context"], chunk=limits["chunk"],
                                      pipeline=manifest["provenance"]["pipeline"])
-        module = trace_model(config, weight_types(checkpoint), MEANING[numerics])
+        module = trace_model(config, weight_types(checkpoint), meaning(numerics))
         job = prepare(module, config.max_position_embeddings, target, options)
         if manifest is not None and manifest["provenance"].get("fused_hash") != job.fused.hash:
             self.name += " (not the module that the artifact was compiled from)"

@@ -372,7 +372,7 @@ def test_compile_plans_without_writing(
     ("arguments", "code"),
     [
         (["--target", "abacus"], "F430"),
-        (["--numerics", "released"], "F4"),
+        (["--numerics", "fast", "--target", "cpu-riscv64"], "F4"),
         (["--context", "99999999"], "F4"),
         (["--pipeline", "make-coffee"], "F3"),
     ],
