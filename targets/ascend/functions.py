@@ -149,9 +149,9 @@ class Body:
                      const(ALIGN // WIDTHS[memory.dtype]))
         return Place(name, memory, self.values((), self.at).scalar_index(units))
 
-    def values(self, axes: tuple[Axis, ...], at: dict[str, str],
-               acc: Value | None = None) -> Values:
-        return Values(self.out, self.where, self.places, axes, at, acc)
+    def values(self, axes: tuple[Axis, ...], at: dict[str, str], acc: Value | None = None,
+               joined: tuple[Axis, ...] = ()) -> Values:
+        return Values(self.out, self.where, self.places, axes, at, acc, joined)
 
     # -- loops ----------------------------------------------------------------------------------
 
@@ -234,7 +234,7 @@ class Body:
         op = {"sum": "arith.addf", "max": "arith.maximumf"}[join]
         if total.dtype == "int32":
             op = {"sum": "arith.addi", "max": "arith.maxsi"}[join]
-        values = self.values((*kept, *gone), at)
+        values = self.values((*kept, *gone), at, joined=gone)
         value = values.value(term)
         for axis in gone:
             if axis.valid is not None:

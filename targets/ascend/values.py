@@ -48,6 +48,7 @@ class Values:
         axes: those of the tile, in order.
         at: scalars of type index by the name of an axis that is a round, and of `S`.
         acc: what the node ``acc`` is.
+        joined: axes over which the tile is reduced.
     """
 
     out: Writer
@@ -56,6 +57,7 @@ class Values:
     axes: tuple[Axis, ...]
     at: dict[str, str]
     acc: Value | None = None
+    joined: tuple[Axis, ...] = ()
     done: list[dict[Node, Value]] = field(default_factory=lambda: [{}])
 
     @property
@@ -217,8 +219,22 @@ class Values:
         size = self.extents[name]
         zero, one, empty = self.out.index(0), self.out.index(1), self.out.empty((size,), "int32")
         type_ = f"tensor<{size}xi32>"
-        return Value(self.out.pure(f"hfusion.arange offset[{zero}] strides[{one}] outs({empty} : "
-                                   f"{type_}) -> {type_}"), "int32", (name,), (size,))
+        steps = self.out.pure(f"hfusion.arange offset[{zero}] strides[{one}] outs({empty} : "
+                              f"{type_}) -> {type_}")
+        if any(a.name == name for a in self.joined):
+            steps = self.apart(steps, size)
+        return Value(steps, "int32", (name,), (size,))
+
+    def apart(self, steps: str, size: int) -> str:
+        """Numbers of an axis by way of memory: computed within a reduction, the compiler (1.2.0)
+        counts every 64 lanes of the axis from 0 again."""
+        if (kept := self.out.known[-1].get(steps)) is None:
+            room = self.out.op(f"memref.alloc() : memref<{size}xi32>")
+            self.out.line(f"bufferization.materialize_in_destination {steps} in writable {room} : "
+                          f"(tensor<{size}xi32>, memref<{size}xi32>) -> ()")
+            kept = self.out.known[-1][steps] = self.out.op(
+                f"bufferization.to_tensor {room} restrict writable : memref<{size}xi32>")
+        return kept
 
     def scalar_index(self, node: Node) -> str:
         """A whole number that is the same for the whole tile, as an index."""

@@ -1,6 +1,7 @@
 """Generic kernels as MLIR, and what the chip's compiler makes of it where it is installed."""
 
 import json
+import re
 
 import pytest
 
@@ -48,6 +49,15 @@ def test_a_norm_is_tiles_and_a_product_runs_on_the_cube_core():
     assert "linalg.reduce" in norm and "memref.store" not in norm
     product = emitted(kernels("linear", most=1)[0]).modules[0].text
     assert "linalg.matmul" in product and 'mix_mode = "mix"' in product
+
+
+def test_numbers_of_a_reduced_axis_come_through_memory():
+    texts = [m.text for k in kernels("reduce_sum") for m in emitted(k).modules]
+    found = [(name, text) for text in texts for name in re.findall(r"(%\d+) = hfusion.ara", text)]
+    assert found
+    for name, text in found:        # written to memory, and nothing else reads them
+        assert len(re.findall(rf"{name}\b", text)) == 2
+        assert f"materialize_in_destination {name} in writable" in text
 
 
 def test_a_form_that_is_refused_is_followed_by_smaller_ones_and_then_by_vector_cores():
