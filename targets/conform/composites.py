@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from firstlight.ir import dims
 from firstlight.ir.registry import TABLE
@@ -25,8 +25,8 @@ HOSTILE = (plain, zero_rows, outliers)
 
 def composites() -> Iterator[Case]:
     """Every composite."""
-    yield from _examples()
-    yield from _wide()
+    for family in FAMILIES.values():
+        yield from family()
 
 
 def _examples() -> Iterator[Case]:
@@ -88,3 +88,7 @@ def _wide() -> Iterator[Case]:
                                 StateType("partial", 2 * w, 8 if overlap else 4, 4), keys, I32,
                                 I32), {"eps": 1e-6, "overlap": overlap}, HOSTILE,
                    positions=POSITIONS)
+
+
+FAMILIES: dict[str, Callable[[], Iterator[Case]]] = {"examples": _examples, "wide": _wide}
+"""The cases of the op table's rows, and others."""

@@ -100,6 +100,12 @@ class Operand:
     codes: Array | None = None
     scales: Array | None = None
 
+    @property
+    def stored(self) -> tuple[Array, ...]:
+        """What is in memory where no layout is asked for: codes and scales, or the value."""
+        return tuple(a for a in (self.value if self.codes is None else self.codes, self.scales)
+                     if a is not None)
+
 
 def stored(random: Random, value: Array, type_: TensorType) -> Operand:
     """`value` in the type's codec; the reference sees what the codes mean.
@@ -117,7 +123,7 @@ def stored(random: Random, value: Array, type_: TensorType) -> Operand:
     codes, scales = _quantised(random, value.shape, type_.codec)
     if not value.any():
         codes = np.zeros_like(codes)
-    return Operand(_decoded(codes, scales, type_.codec), codes, scales)
+    return Operand(decoded(codes, scales, type_.codec), codes, scales)
 
 
 def _quantised(random: Random, shape: tuple[int, ...], codec: str) -> tuple[Array, Array]:
@@ -133,7 +139,8 @@ def _quantised(random: Random, shape: tuple[int, ...], codec: str) -> tuple[Arra
     return codes, random.integers(*SCALES, grid, np.uint8)
 
 
-def _decoded(codes: Array, scales: Array, codec: str) -> Array:
+def decoded(codes: Array, scales: Array, codec: str) -> Array:
+    """What the codes of a matrix, or of stacked ones, mean."""
     matrices = [codecs.decode_weight(c, s, codec) for c, s in zip(
         codes.reshape(-1, *codes.shape[-2:]), scales.reshape(-1, *scales.shape[-2:]), strict=True)]
     return np.stack(matrices).reshape(*codes.shape[:-2], *matrices[0].shape)

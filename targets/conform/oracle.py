@@ -63,8 +63,7 @@ def _disagreements(case: Case, shape: str, sizes: Mapping[str, int], total: Erro
 
 def _stored(kernel: OnnxKernel, operands: Sequence[Operand]) -> dict[str, Array]:
     """Arrays by input name, weights as they are stored: decoding is part of the question."""
-    arrays = [a for o in operands
-              for a in ((o.value,) if o.codes is None else (o.codes, o.scales)) if a is not None]
+    arrays = [array for operand in operands for array in operand.stored]
     return {port.name: array for port, array in zip(kernel.inputs, arrays, strict=False)}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from firstlight.ir import dims
@@ -33,7 +33,7 @@ CODECS = ("", *REAL)
 
 def primitives() -> Iterator[Case]:
     """Every primitive that kernels stand for."""
-    for family in (_elementwise, _movement, _products, _reductions, _roundings, _states, _control):
+    for family in FAMILIES.values():
         yield from family()
 
 
@@ -170,3 +170,10 @@ def _halve_and_mix(x: Any) -> Any:
 def _control() -> Iterator[Case]:
     for n, count in ((4, 3), (16, 2), (3, 0)):
         yield Case("repeat", (f32(B, S, n, n),), {"count": count}, callee=_halve_and_mix)
+
+
+FAMILIES: dict[str, Callable[[], Iterator[Case]]] = {
+    "elementwise": _elementwise, "movement": _movement, "products": _products,
+    "reductions": _reductions, "roundings": _roundings, "states": _states, "control": _control,
+}
+"""The cases by kind of op."""

@@ -1,6 +1,5 @@
 """Kernels as text: what is printed computes what the references say, in each of the styles."""
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,9 @@ from firstlight.codegen.walk import Walker
 from firstlight.ir import dims
 from firstlight.ir.types import TensorType
 from firstlight.runtime.errors import FirstlightError
-from support.op_cases import Case
+from firstlight.targets.conform import primitives
+from firstlight.targets.conform.cases import Case
+from support.judged import judge_family
 from support.printed import Printed
 
 PRINTERS = {p.__name__: p for p in (CPrinter, SimtPrinter, VectorPrinter)}
@@ -23,32 +24,17 @@ X = TensorType((dims.B, dims.S, 64), "f32")
 W = TensorType((64,), "f32", "bf16")
 
 
-def cases_of_generic_kernels():
-    """The families of cases, and the check, that generic kernels are tested with."""
-    spec = importlib.util.spec_from_file_location(
-        "generic_cases", Path(__file__).with_name("test_generic.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def rms_norm() -> Kernel:
     module = Case("rms_norm", (X, W), {"eps": 1e-6}).module({"B": 1})
     return generic_kernel("norm", module["main"].ops[-1], module)
 
 
-FAMILIES = ("elementwise", "movement", "products", "reductions", "roundings", "states", "control")
-
-
 @pytest.mark.parametrize(("printer", "family"), [
-    *((p, f) for p in ("SimtPrinter", "VectorPrinter") for f in FAMILIES),
-    *(pytest.param(p, "wide_composites", marks=pytest.mark.slow) for p in PRINTERS)])
-def test_text_computes_what_the_references_say(printer: str, family: str, tmp_path: Path,
-                                               monkeypatch: pytest.MonkeyPatch) -> None:
-    generic = cases_of_generic_kernels()
-    monkeypatch.setattr(generic, "Linked", lambda kernels, folder: Printed(
-        kernels, folder, PRINTERS[printer]))
-    generic.test_kernels_compute_what_the_references_say(family, tmp_path)
+    *((p, f) for p in ("SimtPrinter", "VectorPrinter") for f in primitives.FAMILIES),
+    *(pytest.param(p, "wide", marks=pytest.mark.slow) for p in PRINTERS)])
+def test_text_computes_what_the_references_say(printer: str, family: str, tmp_path: Path) -> None:
+    judge_family(family, tmp_path, lambda kernels, folder: Printed(kernels, folder,
+                                                                   PRINTERS[printer]))
 
 
 @pytest.mark.parametrize("printer", PRINTERS)
@@ -67,8 +53,7 @@ def test_buffers_that_do_not_fit_lie_in_the_workspace() -> None:
 
 
 def test_an_array_of_one_thread_must_fit() -> None:
-    generic = cases_of_generic_kernels()
-    case = next(c for c in generic.products() if c.op == "linear")
+    case = next(c for c in primitives.primitives() if c.op == "linear")
     module = case.module({"B": 1, "S": 512})
     kernel = generic_kernel("k", module["main"].ops[-1], module)
     assert b"_0(" in SimtPrinter().source(kernel).files["k.c"]

@@ -20,8 +20,9 @@ from firstlight.ir.types import GROUP_FP4, StateType, TensorType
 from firstlight.passes.plan_memory import Place, Step
 from firstlight.runtime import FirstlightError, load
 from firstlight.targets import find
+from firstlight.targets.conform.cases import Case
 from firstlight.targets.cpu import emulator
-from support.op_cases import Case, error
+from support.errors import error
 
 ARCHITECTURES = {"cpu-aarch64": "aarch64", "cpu-riscv64": "riscv64"}
 GENERATED = 12

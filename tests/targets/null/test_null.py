@@ -21,10 +21,11 @@ from firstlight.runtime.errors import FirstlightError
 from firstlight.runtime.manifest import read_manifest, verify_artifact
 from firstlight.runtime.safetensors import SafetensorsFile
 from firstlight.targets.conform import conform, table
+from firstlight.targets.conform.cases import Case
+from firstlight.targets.conform.data import stored
 from firstlight.targets.null import MISSING, SCRATCH
 from firstlight.targets.null.widen import WideningPacker
 from support.linked import Linked, aligned
-from support.op_cases import Case, stored
 
 CHECKPOINT = Path(__file__).parents[3] / "examples/tiny-v4/checkpoint"
 NAMES = ("null", "null-pretend")
@@ -65,13 +66,22 @@ def test_an_awkward_chip_gets_no_bf16_and_no_missing_op(artifact: Path) -> None:
     assert (ops & MISSING.keys() == set()) == (artifact.name == "null-pretend")
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_dry_run_says_what_is_missing_and_why(name: str) -> None:
+def test_the_dry_run_says_what_is_missing_and_why_and_every_byte(artifact: Path) -> None:
+    name = artifact.name
     plan = plan_checkpoint(CHECKPOINT, CompileOptions(target=name, context=256))
     assert {row["how"] for row in plan["ops"].values()} == {"generic"}
     assert plan["decomposed"] | plan["missing"] == (MISSING if name == "null-pretend" else {})
     assert set(plan["missing"]) == ({"hadamard"} if name == "null-pretend" else set())
-    assert plan["weight_bytes"] > 0
+    files = [SafetensorsFile(path) for path in artifact.glob("weights/*.safetensors")]
+    assert plan["packed_bytes"] == sum(t.nbytes for f in files for t in f.tensors.values())
+    assert (plan["packed_bytes"] > plan["weight_bytes"] * 1.2) == (name == "null-pretend")
+    report = json.loads((artifact / "report.json").read_text())
+    assert [plan[key] for key in ("arena_bytes", "state_bytes")] == [
+        report[key] for key in ("arena_bytes", "state_bytes")]
+    work = plan["per_token"]
+    assert work["decode"]["flops"] > 1e7
+    assert plan["weight_bytes"] > work["decode"]["weight_bytes"] > 3 * work["prefill"][
+        "weight_bytes"], "experts that are not chosen are not read, a chunk shares what is"
 
 
 def test_a_chip_without_a_primitive_is_refused_early() -> None:
@@ -111,9 +121,9 @@ def test_widened_weights_compute_the_same(tmp_path: Path) -> None:
     assert kernel is not None
     assert kernel.layouts == (None, "f32")
     random = np.random.default_rng(0)
-    w = stored(random.standard_normal((48, 32)), types[1])
+    w = stored(random, random.standard_normal((48, 32)), types[1])
     x = random.standard_normal((1, 3, 32)).astype(np.float32)
-    codes, scales = WideningPacker().pack("f32", w.pointers[0], None, "bf16", (48, 32))
+    codes, scales = WideningPacker().pack("f32", w.codes, None, "bf16", (48, 32))
     assert scales is None
     assert WideningPacker().shapes("f32", "bf16", (48, 32)) == ((codes.shape, "float32"), None)
     out = aligned(np.zeros((1, 3, 48), np.float32))
