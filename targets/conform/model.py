@@ -30,7 +30,7 @@ TOLERANCE = 5e-5
 TOKENS, CONTEXT, CHUNK = 41, 64, 16
 CUTS = ((TOKENS,), (7,) * 5 + (6,), (1, 16, 3, 8, 13), (1,) * TOKENS)
 """Whole; in chunks around windows and blocks; in odd ones; token by token."""
-NOT_HERE = ("F442", "F510", "F511", "F515", "F516")
+NOT_HERE = ("F442", "F510", "F511", "F515", "F516", "F518")
 """What is said of a machine that lacks the launcher, the CPU or the device, and the emulator."""
 
 
