@@ -31,7 +31,7 @@ from support.fake_acl import FakeAcl
 
 pytestmark = pytest.mark.chip
 needs_compiler = pytest.mark.skipif(
-    compiler.compiler() is None, reason="not here: bishengir-compile-a5; pip install 'firstlight[ascend]'")
+    compiler.compiler() is None, reason=f"not here: bishengir-compile-a5; {compiler.PACKAGE}")
 needs_emulator = pytest.mark.skipif(bool(lacking()), reason=(
     f"not here: {', '.join(lacking())}; pip install 'firstlight[ascend]' and make ascend-tools"))
 HERE = re.compile(r"/(work|tmp|root|home|usr|opt)/")

@@ -1,8 +1,11 @@
 """Kernels lowered by the chip's own compiler, executed here, against numpy."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from firstlight.targets.ascend import emulator as emulator_module
 from firstlight.targets.ascend import emulator_build
 from firstlight.targets.ascend.compiler import Lowered
 from firstlight.targets.ascend.emulator import Emulator, EmulatorError
@@ -133,3 +136,60 @@ def test_masks_lie_in_memory_bit_by_bit(monkeypatch):
     y = np.zeros_like(x)
     Emulator({"absolute": (text, record)}).run("absolute", [x, y], 1)
     np.testing.assert_array_equal(y, np.abs(x))
+
+
+LOWERED = Path(__file__).with_name("lowered")
+LESS_A_FLAG = "    hivm.hir.sync_block_set[<VECTOR>, <PIPE_MTE3>, <PIPE_MTE1>] flag = 3\n"
+
+
+@pytest.mark.parametrize(("old", "new"), [
+    ("", ""), ("arith.constant 8448 : i64", "arith.constant 8432 : i64"),
+    ("b_transpose", "a_transpose"), (LESS_A_FLAG, ""), (LESS_A_FLAG, 2 * LESS_A_FLAG),
+], ids=["as it is", "16 bytes low", "not transposed", "a flag less", "a flag more"])
+def test_a_fault_in_lowered_code_is_noticed(monkeypatch, old, new):
+    """Cube and vector cores, as the compiler left them; an address, a product, a flag changed."""
+    text, case = (LOWERED / "attention.mlir").read_text(), CASES["attention"]
+    assert old in text
+    lowered = Lowered("", text.replace(old, new) if old else text)
+    monkeypatch.setattr(emulator_build, "lower", lambda text, chip, where: lowered)
+    monkeypatch.setattr(emulator_module, "LIMIT_MS", 500)
+    arrays, want = case.data(np.random.default_rng(7))
+    machine = Emulator({"attention": (case.text, case.record)})
+    if "flag" in old:
+        what = "is left set" if new else "waits for flag 3 of another core, which does not come"
+        with pytest.raises(EmulatorError, match=what):
+            machine.run("attention", arrays, 1)
+        return
+    machine.run("attention", arrays, 1)
+    error = np.abs(arrays[-1].astype(np.float64) - want).max() / np.abs(want).max()
+    assert (error < case.tolerance) == (not old), error
+
+
+def test_each_vector_core_has_its_own_half_and_its_own_memory(monkeypatch):
+    """The two of a block write their numbers to one address of UB, and store what lies there."""
+    gm, ub = "memref<?xf32, #hivm.address_space<gm>>", "memref<64xf32, #hivm.address_space<ub>>"
+    window = "memref<64xf32, strided<[1], offset: ?>, #hivm.address_space<gm>>"
+    head = ("attributes {hacc.entry, hivm.func_core_type = #hivm.func_core_type<%s>, "
+            "hivm.part_of_mix} {")
+    vector = [
+        "%z = arith.constant 0 : i64", "%i = arith.constant 0 : index",
+        f"%a = hivm.hir.pointer_cast(%z) : {ub}", "%s = hivm.hir.get_sub_block_idx -> i64",
+        "%f = arith.sitofp %s : i64 to f32", "%v = vector.broadcast %f : f32 to vector<64xf32>",
+        f"vector.transfer_write %v, %a[%i] {{in_bounds = [true]}} : vector<64xf32>, {ub}",
+        "hivm.hir.sync_block_set[<VECTOR>, <PIPE_V>, <PIPE_FIX>] flag = 5",
+        "hivm.hir.sync_block_wait[<VECTOR>, <PIPE_FIX>, <PIPE_V>] flag = 6",
+        "%n = arith.index_cast %s : i64 to index", "%w = arith.constant 64 : index",
+        "%o = arith.muli %n, %w : index",
+        f"%y = memref.reinterpret_cast %y0 to offset: [%o], sizes: [64], strides: [1] : {gm} to "
+        f"{window}", f"hivm.hir.store ins(%a : {ub}) outs(%y : {window})"]
+    cube = ["hivm.hir.sync_block_wait[<CUBE>, <PIPE_V>, <PIPE_FIX>] flag = 5",
+            "hivm.hir.sync_block_set[<CUBE>, <PIPE_FIX>, <PIPE_V>] flag = 6"]
+    text = "module {\n" + "".join(
+        f"  func.func @k_mix_{name}(%y0: {gm}, %gx: i32, %gy: i32, %gz: i32) "
+        f"{head % name.upper()}\n" + "".join(f"    {line}\n" for line in lines)
+        + "    return\n  }\n" for name, lines in (("aic", cube), ("aiv", vector))) + "}\n"
+    monkeypatch.setattr(emulator_build, "lower", lambda text, chip, where: Lowered("", text))
+    y = np.full(128, 7, np.float32)
+    record = {"launches": [{"entry": "k", "grid": [1], "args": [0]}]}
+    Emulator({"k": (text, record)}).run("k", [y], 1)
+    np.testing.assert_array_equal(y, np.repeat(np.float32([0, 1]), 64))
