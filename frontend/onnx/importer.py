@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from firstlight.frontend.onnx import elementwise, movement, products, quantized, reductions  # noqa
+from firstlight.frontend.onnx.apart import Apart, Disliked
 from firstlight.frontend.onnx.call import Call, Weights
 from firstlight.frontend.onnx.errors import (
     Refused,
@@ -31,6 +32,7 @@ from firstlight.frontend.onnx.reading import (
     opset,
     read_model,
     tensor,
+    text_is_utf8,
     without_data,
 )
 from firstlight.frontend.onnx.table import BODY, FOLDED, REFUSED, ROWS
@@ -98,15 +100,18 @@ def read_graph(path: Path | str, sizes: Sizes | None = None) -> Graph:
     is open, F153 where ONNX infers other types, F154 for tensors that cannot be read.
     """
     path = Path(path)
-    return import_model(read_model(path), path.parent, sizes or {}, str(path))
+    onnx_package()
+    with Apart() as apart:
+        return import_model(read_model(path, apart), path.parent, sizes or {}, str(path), apart)
 
 
-def import_model(model: Any, folder: Path, sizes: Sizes, where: str = "model") -> Graph:
+def import_model(model: Any, folder: Path, sizes: Sizes, where: str, apart: Apart) -> Graph:
     """Import a parsed model; `folder` is where its external data lies."""
-    version = opset(model, where)
-    symbol, most, given = _chosen(sizes)
-    model = _sized(model, given, symbol, most, where)
-    return _Importer(model, folder, version, symbol, most, given, where).graph()
+    with text_is_utf8(where):
+        version = opset(model, where)
+        symbol, most, given = _chosen(sizes)
+        model = _sized(model, given, symbol, most, where)
+        return _Importer(model, folder, version, symbol, most, given, where, apart).graph()
 
 
 def _chosen(sizes: Sizes) -> tuple[str, int, dict[str, int]]:
@@ -155,14 +160,14 @@ def _sized(model: Any, given: Mapping[str, int], symbol: str, most: int, where: 
 
 class _Importer:
     def __init__(self, model: Any, folder: Path, version: int, symbol: str, most: int,
-                 given: Mapping[str, int], where: str) -> None:
+                 given: Mapping[str, int], where: str, apart: Apart) -> None:
         self.model, self.folder, self.version = model, folder, version
         self.symbol, self.most, self.given, self.where = symbol, most, given, where
         self.builder = Builder(ENTRY)
         self.weights = Weights(self.builder)
         self.values: dict[str, Held | None] = {}
         self.depth = 0
-        self.inferred = self._infer()
+        self.inferred = self._infer(apart)
 
     def graph(self) -> Graph:
         """The whole graph, imported."""
@@ -342,17 +347,16 @@ class _Importer:
 
     # -- the other opinion ----------------------------------------------------------------------
 
-    def _infer(self) -> dict[str, Any]:
+    def _infer(self, apart: Apart) -> dict[str, Any]:
         onnx = onnx_package()
         bare = without_data(onnx, self.model)
         for value in bare.graph.output:     # the file's own claim is checked, not believed
             if value.type.HasField("tensor_type"):
                 value.type.tensor_type.ClearField("shape")
         try:
-            bare = onnx.shape_inference.infer_shapes(bare, check_type=True, strict_mode=True,
-                                                     data_prop=True)
-        except Exception as error:
-            raise disagree(self.where, " ".join(str(error).split())[:300]) from error
+            bare = apart.ask("t", bare, self.where)
+        except Disliked as error:
+            raise disagree(self.where, str(error)) from error
         declared = list(self.model.graph.output)
         found = {v.name: v.type for v in (*bare.graph.value_info, *bare.graph.output)}
         for value in declared:

@@ -9,12 +9,15 @@ from __future__ import annotations
 import math
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from firstlight.frontend.onnx.apart import Apart, Disliked
 from firstlight.frontend.onnx.errors import bad_data, broken, unsupported
 from firstlight.runtime.errors import FirstlightError
 
@@ -31,8 +34,6 @@ def onnx_package() -> Any:
     """The package `onnx`. Raises F701 if it is not installed."""
     try:
         import onnx
-        import onnx.inliner
-        import onnx.shape_inference
     except ImportError as error:
         raise FirstlightError(
             "F701", "the package onnx is missing", where="this Python",
@@ -40,9 +41,8 @@ def onnx_package() -> Any:
     return onnx
 
 
-def read_model(path: Path) -> Any:
+def read_model(path: Path, apart: Apart) -> Any:
     """A ModelProto whose graph is acyclic and whose functions are inlined. Reads no tensor data."""
-    onnx = onnx_package()
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise broken(str(path), "it is not a regular file")
@@ -51,31 +51,39 @@ def read_model(path: Path) -> Any:
         data = path.read_bytes()
     except OSError as error:
         raise broken(str(path), error.strerror or str(error)) from error
-    return parse_model(onnx, data, str(path))
+    return parse_model(data, str(path), apart)
 
 
-def parse_model(onnx: Any, data: bytes, where: str) -> Any:
+def parse_model(data: bytes, where: str, apart: Apart) -> Any:
     """A checked model from its bytes."""
+    onnx = onnx_package()
     try:
         model = onnx.ModelProto.FromString(data)
     except Exception as error:      # what protobuf raises depends on its implementation
         raise broken(where, f"it cannot be parsed: {_line(error)}") from error
-    if not model.HasField("graph") or not model.graph.node:
-        raise broken(where, "it has no graph, or a graph without nodes")
-    if len(model.graph.node) > MOST_NODES:
-        raise unsupported(where, f"it has {len(model.graph.node)} nodes")
-    opset(model, where)
-    if model.functions:
+    with text_is_utf8(where):
+        if not model.HasField("graph") or not model.graph.node:
+            raise broken(where, "it has no graph, or a graph without nodes")
+        if len(model.graph.node) > MOST_NODES:
+            raise unsupported(where, f"it has {len(model.graph.node)} nodes")
+        opset(model, where)
         try:
-            model = onnx.inliner.inline_local_functions(model)
-        except Exception as error:
-            raise broken(where, f"its functions cannot be inlined: {_line(error)}") from error
-    _check_names(model.graph, where)
-    try:
-        onnx.checker.check_model(without_data(onnx, model), full_check=False)
-    except Exception as error:
-        raise broken(where, _line(error)) from error
+            if model.functions:
+                model = apart.ask("i", model, where)
+            _check_names(model.graph, where)
+            apart.ask("c", without_data(onnx, model), where)
+        except Disliked as error:
+            raise broken(where, str(error)) from error
     return model
+
+
+@contextmanager
+def text_is_utf8(where: str) -> Iterator[None]:
+    """Strings of a message are decoded when they are read: F150 for those that cannot be."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise broken(where, f"it has text that is not UTF-8: {error.object[:40]!r}") from error
 
 
 def opset(model: Any, where: str = "") -> int:

@@ -79,7 +79,7 @@ _say(REFUSED, "no exporter of transformers that was tried writes it", """
 
 
 def support_table() -> str:
-    """The markdown table of docs/onnx-import.md, from the rows."""
+    """The markdown table of docs/onnx.md, from the rows."""
     lines = ["| operator | | how, or why not |", "|---|---|---|"]
     for name, r in sorted(ROWS.items()):
         lines.append(f"| `{name}` | {r.how} | {r.note} |")

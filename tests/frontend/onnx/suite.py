@@ -21,6 +21,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from firstlight.frontend.onnx.apart import Apart
 from firstlight.frontend.onnx.importer import Graph, import_model
 from firstlight.frontend.onnx.reading import OPSETS, parse_model
 from firstlight.ir.interpreter import run
@@ -109,10 +110,10 @@ def frozen(case: Case) -> Case:
     return replace(case, model=model)
 
 
-def imported(case: Case) -> Graph:
+def imported(case: Case, apart: Apart) -> Graph:
     """The case's graph, from its bytes."""
-    model = parse_model(onnx, case.model.SerializeToString(), case.name)
-    return import_model(model, Path(), {}, case.name)
+    model = parse_model(case.model.SerializeToString(), case.name, apart)
+    return import_model(model, Path(), {}, case.name, apart)
 
 
 def interpreted(graph: Graph, given: dict[str, Any]) -> dict[str, Array]:
@@ -155,15 +156,15 @@ def difference(case: Case, found: dict[str, Array]) -> tuple[str, float]:
     return "", off
 
 
-def outcome(case: Case) -> Outcome:
+def outcome(case: Case, apart: Apart) -> Outcome:
     """Import, interpret, compare; with small integers as constants where they must be known."""
     try:
-        graph = imported(case)
+        graph = imported(case, apart)
     except FirstlightError as error:
         first = f"{error.code} {error.why}"
         case = frozen(case)
         try:
-            graph = imported(case)
+            graph = imported(case, apart)
         except FirstlightError as again:
             return Outcome(case, "refused", f"{again.code} {again.why}")
         what = "passed, frozen"
@@ -199,8 +200,9 @@ def main(arguments: list[str]) -> None:
     """Print the numbers."""
     name = arguments[arguments.index("-v") + 1] if "-v" in arguments else ""
     count, reasons = Counter[str](), Counter[str]()
+    apart = Apart()
     for case in cases(name):
-        o = outcome(case)
+        o = outcome(case, apart)
         count[o.what] += 1
         ops = "+".join(sorted({n.op_type for n in case.model.graph.node}))
         if name or o.what == "wrong":
