@@ -20,6 +20,7 @@ weight. Nothing checks such a pointer, and the code assumes 64-byte alignment.
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -224,13 +225,15 @@ DEVICE_KERNEL = 2
 """The calling convention of a function that a host launches."""
 
 
-def device_text(funcs: Mapping[str, PrimFunc], options: Mapping[str, Any]) -> str:
+def device_text(funcs: Mapping[str, PrimFunc], options: Mapping[str, Any], float_of: str) -> str:
     """What TVM's own generator for a device prints for functions bound to its threads.
 
     Args:
         funcs: symbol -> PrimFunc over pointers, flat, with `thread_extent` attributes; its
             parameters keep their order. Symbols come out as given.
         options: the target, e.g. ``{"kind": ...}`` and what the kind knows.
+        float_of: the language's function from the bits of a float32 to the float32. Generators
+            print seven digits, and a float32 may need nine: such constants are given by bits.
 
     Barriers are where the functions have them, none is added. Loops over vectors are printed as
     loops: element types a device lacks vectors of are common, and
@@ -251,8 +254,23 @@ def device_text(funcs: Mapping[str, PrimFunc], options: Mapping[str, Any]) -> st
     ]  # fmt: skip
     with target, tvm.transform.PassContext(config={"tirx.disable_storage_rewrite": True}):
         lowered = tvm.transform.Sequential(passes)(module)
+        lowered = tvm.IRModule({name: _exact(func, float_of)
+                                for name, func in lowered.functions.items()})
         build = tvm.get_global_func(f"target.build.{target.kind.name}")
         return _declared_once(str(build(lowered, target).inspect_source()))
+
+
+def _exact(func: PrimFunc, float_of: str) -> PrimFunc:
+    """`func` with the constants by bits that seven digits are not enough for."""
+    def written(constant: Any) -> Any:
+        if str(constant.ty) != "float32":
+            return constant
+        value = struct.pack("<f", constant.value)
+        if struct.pack("<f", float(f"{constant.value:e}")) == value:
+            return constant
+        return T.call_pure_extern("float32", float_of, T.uint32(int.from_bytes(value, "little")))
+
+    return func.with_body(transformed(func.body, tirx.FloatImm, written))
 
 
 def _declared_once(text: str) -> str:

@@ -9,12 +9,11 @@ from firstlight.codegen.simt.schedule import Phase
 from firstlight.codegen.tvm_bridge import device_text
 
 
-def text(phases: Iterable[Phase], kind: str, options: Mapping[str, Any] | None = None) -> str:
+def text(phases: Iterable[Phase], options: Mapping[str, Any], float_of: str) -> str:
     """One source with every phase as a kernel of its name.
 
     Args:
-        kind: of a TVM target with a generator for devices.
-        options: more of that target.
+        options: of a TVM target with a generator for devices.
+        float_of: the language's function from the bits of a float32 to the float32.
     """
-    return device_text({phase.entry: phase.func for phase in phases},
-                       {"kind": kind, **(options or {})})
+    return device_text({phase.entry: phase.func for phase in phases}, options, float_of)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 PRELUDE = Path(__file__).with_name("prelude.cuh")
 KERNELS_PER_MODULE = 8
 """So many compile in a few seconds, and a model has a module for each process."""
+FLOAT_OF = "__uint_as_float"
 FIRST = 'extern "C" __global__'
 """Where kernels begin in TVM's text; what stands before needs the vendor's headers."""
 
@@ -82,7 +83,7 @@ class Code:
         """The text of a kernel's functions, without what goes before them."""
         from firstlight.codegen.simt import text
 
-        whole = text(launches.phases, "cuda", {"arch": f"sm_{self.arch}"})
+        whole = text(launches.phases, {"kind": "cuda", "arch": f"sm_{self.arch}"}, FLOAT_OF)
         return whole[whole.index(FIRST):]
 
     def _compile(self, modules: Sequence[str], texts: Sequence[str],

@@ -12,7 +12,7 @@ from firstlight.codegen.simt.manifest import write_launches
 from firstlight.codegen.target import Source
 from firstlight.passes.capabilities import Capabilities
 
-KIND = {"kind": "opencl"}
+KIND, FLOAT_OF = {"kind": "opencl"}, "as_float"
 FILE = "kernels.cl"
 HEAD = re.compile(r"^__kernel void (\w+)\((.*)\)( \{|;)$", re.MULTILINE)
 # TVM names some functions as C does
@@ -47,7 +47,7 @@ def source(phases: Iterable[Phase]) -> str:
     Only whole buffers can be given to a kernel; the alignment of parts of them differs between
     devices. A barrier is also one for the device's memory, through which phases of one group talk.
     """
-    code = text(phases, **KIND)
+    code = text(phases, KIND, FLOAT_OF)
     code = code.replace("barrier(CLK_LOCAL_MEM_FENCE)",
                         "barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE)")
     return PROLOGUE + HEAD.sub(_with_offsets, code)

@@ -1,0 +1,45 @@
+"""Kernels of chips with threads, run by whatever OpenCL device is here."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from firstlight.codegen.generic import generic_kernel
+from firstlight.codegen.kernel import Kernel
+from firstlight.codegen.simt import Scheduled, scheduled
+from firstlight.codegen.target import Executor
+from firstlight.ir.core import Module
+from firstlight.passes.capabilities import Capabilities, MemorySpace, Threads
+from firstlight.targets import find
+
+
+def chip(scratch: int = 32 << 10, **threads: int) -> Capabilities:
+    """Some chip: bytes of group memory, and fields of `Threads`."""
+    return Capabilities(memory=(MemorySpace("device"), MemorySpace("shared", scratch)),
+                        threads=replace(Threads(), **threads))
+
+
+def generic(name: str, module: Module) -> Kernel:
+    """The generic kernel of the last op of `main`."""
+    return generic_kernel(name, module["main"].ops[-1], module)
+
+
+def executor(folder: Path, *launches: Scheduled) -> Executor:
+    """What runs them; the test is skipped where nothing does."""
+    target = find("opencl")
+    made = target.execute(list(launches), folder)
+    if made is None:
+        pytest.skip(f"needs an OpenCL device: {target.tools()[0].get}")
+    return made
+
+
+def call(folder: Path, kernel: Kernel, capabilities: Capabilities, operands: Sequence[np.ndarray],
+         result: tuple[tuple[int, ...], type], tokens: int) -> np.ndarray:
+    """The one result (shape, dtype) of a kernel, scheduled for a chip."""
+    out = np.full(*result[:1], 77, result[1])
+    executor(folder, scheduled(kernel, capabilities)).run(
+        kernel.name, [*map(np.ascontiguousarray, operands), out], tokens)
+    return out
