@@ -168,7 +168,7 @@ class Target:
                     Where the tool chain is not here, sources and the exact command lines
                     (``code/commands.txt``) are what is written.
     emulate         (kernels by symbol, scratch folder) -> Executor, or None if nothing here can
-    execute         (launches, scratch folder) -> Executor, or None: runs what
+    execute         (symbol -> its launches, scratch folder) -> Executor, or None: runs what
                     `firstlight.codegen.simt.scheduled` made for any chip of threads, so that chips
                     without hardware here can be tried by a target that has it
     launcher        entry of the group `firstlight.launchers` that runs the artifact
@@ -178,6 +178,8 @@ class Target:
                     itself, and returns what it wrote as weights, by file name. `emit`, `build` and
                     `emulate` then serve the conformance kit only.
     options         by name, what `compile --option` can choose; `assemble` is told
+    configured      the value of each option -> the target as chosen, which then compiles; without
+                    it only `assemble` knows of them
     runner          like `build`, and an executable ``firstlight-run`` besides that runs the
                     artifact from its ``program.bin``, without Python; None if there can be none
     tools           the tool chain, found or missing
@@ -194,11 +196,12 @@ class Target:
     build: Callable[[Mapping[str, Kernel], Path, int | None], Sequence[Path]]
     launcher: str
     emulate: Callable[[Mapping[str, Kernel], Path], Executor | None] | None = None
-    execute: Callable[[Sequence[Any], Path], Executor | None] | None = None
+    execute: Callable[[Callable[[str], Any], Path], Executor | None] | None = None
     runner: Callable[[Mapping[str, Kernel], Path, int | None], Sequence[Path]] | None = None
     generic: Callable[[str, Op, Module], Kernel] | None = None
     assemble: Callable[[Assembly], Mapping[str, Written]] | None = None
     options: Mapping[str, Option] = field(default_factory=dict)
+    configured: Callable[[Mapping[str, str]], Target] | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
     overrides: Callable[[], Mapping[str, Override]] = dict
     fast: Callable[[], Mapping[str, Override]] | None = None

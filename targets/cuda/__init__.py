@@ -75,9 +75,9 @@ def _emulate(kernels: Mapping[str, Kernel], folder: Path) -> Executor | None:
     from firstlight.codegen.simt import scheduled
     from firstlight.targets import available
 
-    launches = [scheduled(kernels[name], CAPABILITIES) for name in sorted(kernels)]
     for name, target in available().targets.items():
-        executor = target.execute(launches, folder) if target.execute else None
+        executor = target.execute(lambda symbol: scheduled(kernels[symbol], CAPABILITIES),
+                                  folder) if target.execute else None
         if executor is not None:
             return Elsewhere(executor, name)
     return None

@@ -6,7 +6,7 @@ them has, and the source is what is shipped.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,16 +40,16 @@ def _build(kernels: Mapping[str, Kernel], folder: Path, jobs: int | None = None)
 
 
 def _emulate(kernels: Mapping[str, Kernel], folder: Path) -> Executor | None:
+    from firstlight.codegen.simt import scheduled
     from firstlight.targets.opencl.executor import executor
 
-    return executor(lambda path: _build(kernels, path), folder)
+    return executor(lambda name: scheduled(kernels[name], CAPABILITIES), folder)
 
 
-def _execute(launches: Sequence[Scheduled], folder: Path) -> Executor | None:
+def _execute(schedule: Callable[[str], Scheduled], folder: Path) -> Executor | None:
     from firstlight.targets.opencl.executor import executor
-    from firstlight.targets.opencl.source import write
 
-    return executor(lambda path: write(launches, path), folder)
+    return executor(schedule, folder)
 
 
 def _tools() -> Sequence[Tool]:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from firstlight.codegen.target import Array, Executor
-from firstlight.runtime.device import Call, Pointer
+from firstlight.codegen.target import Array
+from firstlight.runtime.device import Call, Function, Pointer
 from firstlight.runtime.errors import FirstlightError
 from firstlight.runtime.launchers.opencl import OpenClDriver
-from firstlight.runtime.launches import Launch, LaunchTable, table_of
+from firstlight.runtime.launches import KernelLaunches, Launch, table_of
 from firstlight.runtime.sizes import value
+from firstlight.targets.opencl.source import write
+
+if TYPE_CHECKING:
+    from firstlight.codegen.simt import Scheduled
 
 
 def device_name() -> str | None:
@@ -25,45 +30,51 @@ def device_name() -> str | None:
         return None
 
 
-def executor(build: Callable[[Path], Sequence[Path]], folder: Path) -> Executor | None:
-    """Load what `build` writes to a folder on the device, if there is one."""
+def executor(schedule: Callable[[str], Scheduled], folder: Path) -> OpenClExecutor | None:
+    """What runs kernels on the device, if there is one; `schedule` gives their launches by name."""
     try:
         driver = OpenClDriver("this machine")
     except FirstlightError:
         return None
-    build(folder)
-    table = table_of(json.loads((folder / "code" / "launch.json").read_bytes()))
-    return OpenClExecutor(driver, folder, table)
+    return OpenClExecutor(driver, schedule, folder)
 
 
 class OpenClExecutor:
-    """A `firstlight.codegen.target.Executor`: arrays go to the device and come back."""
+    """A `firstlight.codegen.target.Executor`: arrays go to the device and come back.
 
-    def __init__(self, driver: OpenClDriver, folder: Path, table: LaunchTable) -> None:
-        self.table, self.queue = table, driver.queue()
+    A kernel is written, and compiled by the device's driver, when it is first called.
+    """
+
+    def __init__(self, driver: OpenClDriver, schedule: Callable[[str], Scheduled], folder: Path
+                 ) -> None:
+        self.driver, self.schedule, self.folder = driver, schedule, folder
+        self.queue = driver.queue()
         self.name = f"{driver.device.name} ({driver.device.platform.name.strip()})"
-        self.functions = [driver.load(folder / path, table.entries(number))
-                          for number, path in enumerate(table.modules)]
+        self.kernel = cache(self._load)
 
     def run(self, symbol: str, buffers: Sequence[Array], tokens: int) -> None:
         """Call a kernel: its pointers in order, then S."""
-        kernel = self.table.kernels[symbol]
+        kernel, functions = self.kernel(symbol)
         memory = [self._upload(buffer) for buffer in buffers]
         size = value(kernel.workspace, tokens)
         # rubbish, as a kernel finds it after another
         workspace = self._upload(np.full(max(size, 64), 0xAB, np.uint8))
         given: dict[int | str, Pointer | int] = {
             **dict(enumerate(memory)), "w": workspace, "S": tokens}
-        calls = [self._call(launch, given, tokens) for launch in kernel.launches]
+        calls = [_call(functions[launch.entry], launch, given, tokens)
+                 for launch in kernel.launches]
         self.queue.run(self.queue.bind([call for call in calls if min(call.grid) > 0]))
         for place, buffer in zip(memory, buffers, strict=True):
             if buffer.flags.writeable and buffer.size:
                 self.queue.read(place.memory, place.offset, _bytes(buffer))
 
-    def _call(self, launch: Launch, given: Mapping[int | str, Any], tokens: int) -> Call:
-        grid = tuple(value(n, tokens) for n in launch.grid)
-        return Call(self.functions[launch.module][launch.entry], grid, launch.group, launch.shared,
-                    tuple(given[a] for a in launch.args))
+    def _load(self, symbol: str) -> tuple[KernelLaunches, Mapping[str, Function]]:
+        folder = self.folder / symbol
+        folder.mkdir()
+        write([self.schedule(symbol)], folder)
+        table = table_of(json.loads((folder / "code" / "launch.json").read_bytes()))
+        (module,) = table.modules
+        return table.kernels[symbol], self.driver.load(folder / module, table.entries(0))
 
     def _upload(self, buffer: Array) -> Pointer:
         """At byte 64 of its memory: kernels must not count on the beginning."""
@@ -72,6 +83,11 @@ class OpenClExecutor:
             self.queue.write(memory, 64, _bytes(buffer))
             self.queue.finish()
         return Pointer(memory, 64)
+
+
+def _call(function: Function, launch: Launch, given: Mapping[int | str, Any], tokens: int) -> Call:
+    grid = tuple(value(n, tokens) for n in launch.grid)
+    return Call(function, grid, launch.group, launch.shared, tuple(given[a] for a in launch.args))
 
 
 def _bytes(buffer: Array) -> Array:

@@ -1,5 +1,6 @@
 """Kernels of chips with threads, run by whatever OpenCL device is here."""
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +31,8 @@ def generic(name: str, module: Module) -> Kernel:
 def executor(folder: Path, *launches: Scheduled) -> Executor:
     """What runs them; the test is skipped where nothing does."""
     target = find("opencl")
-    made = target.execute(list(launches), folder)
+    scratch = Path(tempfile.mkdtemp(dir=folder))
+    made = target.execute({one.name: one for one in launches}.__getitem__, scratch)
     if made is None:
         pytest.skip(f"needs an OpenCL device: {target.tools()[0].get}")
     return made
