@@ -2,95 +2,72 @@
 
 from __future__ import annotations
 
-import ctypes
-import importlib.util
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from firstlight.codegen.target import Array, Source
 from firstlight.runtime.errors import FirstlightError
+from firstlight.targets.cambricon.bang_library import compilers, library
+from firstlight.targets.cambricon.bang_machine import Outcome, Settings, machine
 from firstlight.targets.cambricon.chips import Chip
 
-EMULATOR = Path(__file__).with_name("emulator")
-ALIGN = 64
-FLAGS = ("-std=gnu++17", "-O1", "-w", "-fno-strict-aliasing", "-ffp-contract=off", "-fPIC")
-ORDERS = {"program": 0, "dma late": 1, "compute late": 2}
-
-
-def compilers() -> list[list[str]]:
-    """C++ compilers found here."""
-    found = [[path] for name in ("g++", "clang++") if (path := shutil.which(name))]
-    if importlib.util.find_spec("ziglang") is not None:
-        found.append([sys.executable, "-m", "ziglang", "c++"])
-    return found
+__all__ = ["BangExecutor", "compilers"]
+COMPILERS_AT_ONCE = 2
+TYPES = {"block": 0, "union1": 1, "union2": 2, "union4": 4, "union8": 8}
+"""Clusters of a launch by its type."""
 
 
 class BangExecutor:
     """An `firstlight.codegen.target.Executor`; raises F479 where a kernel breaks a rule.
 
     Args:
-        check: rules and hazards are checked; without, kernels just run.
-        order: a key of `ORDERS`: which queues run as late as their syncs allow.
+        sources: by symbol; `launch` has the type (a key of `TYPES`) and the dim of tasks.
+        folder: unused; what is built lies in the compiler's cache.
+        check: rules, hazards and races are checked; without, kernels just run.
+        order: a key of `bang_machine.ORDERS`: which queues run as late as their syncs allow.
     """
 
     note = "executed in the emulator, not on a card"
 
     def __init__(self, chip: Chip, sources: Mapping[str, Source], folder: Path, *,
                  check: bool = True, order: str = "dma late", seed: int = 1) -> None:
-        self.chip, self.sources, self.check = chip, sources, check
-        self.order, self.seed = order, seed
-        for source in sources.values():
-            for path, data in source.files.items():
-                (folder / path).write_bytes(data)
-        lines = ["#include <bang.h>", '#include "emulate.h"']
-        for name, source in sources.items():
-            room = f"{name}_nram" if source.resources["nram_bytes"] else ""
-            lines += [f'#include "{name}.mlu"',
-                      f"BANG_KERNEL({name}, {room or 'nullptr'}, "
-                      f"{f'sizeof {room}' if room else '0'})"]
-        (folder / "kernels.cpp").write_text("\n".join([*lines, ""]))
-        self.library = ctypes.CDLL(str(_compile(folder, check)))
+        self.chip, self.sources = chip, sources
+        self.settings = Settings(chip.arch, order, seed, check)
+        self._workspaces: dict[tuple[str, int], Array] = {}
+        with ThreadPoolExecutor(COMPILERS_AT_ONCE) as pool:
+            built = pool.map(self._build, sources)
+            self.libraries = dict(zip(sources, built, strict=True))
+
+    def _build(self, symbol: str) -> Path:
+        source = self.sources[symbol]
+        return library(source.files, {symbol: source.entry}, self.settings.check,
+                       (f"-D__BANG_ARCH__={self.chip.arch}",))
 
     def run(self, symbol: str, buffers: Sequence[Array], tokens: int) -> None:
-        """Call a kernel on 64-byte aligned arrays, in a workspace of its own."""
-        size = getattr(self.library, f"bang_workspace_{symbol}")
-        size.restype = ctypes.c_int64
-        room = np.full(size(ctypes.c_int64(tokens)) + ALIGN, 0xFF, np.uint8)
-        workspace = room[-room.ctypes.data % ALIGN:]
-        arrays = [*buffers, workspace]
-        pointers = (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays))
-        sizes = (ctypes.c_int64 * len(arrays))(*(a.nbytes for a in arrays))
-        call = getattr(self.library, f"bang_run_{symbol}")
-        call.restype = ctypes.c_char_p
-        said = call(pointers, sizes, len(arrays), tokens, self.chip.arch, ORDERS[self.order],
-                    int(self.check), self.seed)
-        if said:
+        """Call a kernel on its pointers' arrays, in a workspace of its own."""
+        problem = self.outcome(symbol, buffers, tokens, self.settings).problem
+        if problem:
             raise FirstlightError("F479", f"{symbol} breaks a rule of the chip", where=symbol,
-                                  why=said.decode(), try_="read the kernel at that line")
+                                  why=problem, try_="read the kernel at that line")
 
+    def outcome(self, symbol: str, buffers: Sequence[Array], tokens: int,
+                settings: Settings) -> Outcome:
+        """The same with other settings, and without an error."""
+        launch = self.sources[symbol].launch
+        return machine().launch(
+            self.libraries[symbol], symbol, TYPES[launch["type"]], launch["dim"],
+            [*buffers, *self._workspace(symbol, tokens), np.int32(tokens)],
+            replace(settings, arch=self.chip.arch))
 
-def _compile(folder: Path, check: bool) -> Path:
-    found = compilers()
-    if not found:
-        raise FirstlightError("F410", "there is no C++ compiler", where=str(folder),
-                              why="neither g++, clang++ nor the ziglang package was found",
-                              try_="apt-get install g++    or    pip install ziglang")
-    watch = ["-fsanitize=thread"] if check else []
-    run = {"cwd": folder, "env": {**os.environ, "LC_ALL": "C"}, "capture_output": True,
-           "text": True}
-    for flags in ([*watch, "-c", "kernels.cpp", "-o", "kernels.o"],
-                  ["-shared", "kernels.o", "-o", "kernels.so"]):
-        done = subprocess.run([*found[0], *FLAGS, f"-I{EMULATOR}", *flags], **run)
-        if done.returncode:
-            said = [line.strip() for line in done.stderr.splitlines() if "error" in line]
-            raise FirstlightError("F408", "the C++ compiler refuses emitted text",
-                                  where=" ".join(found[0]),
-                                  why=said[0] if said else f"status {done.returncode}",
-                                  try_="firstlight conform TARGET --level emit")
-    return folder / "kernels.so"
+    def _workspace(self, symbol: str, tokens: int) -> list[Array]:
+        """Memory without a value: the kernel must write what it reads."""
+        key = symbol, tokens
+        if key not in self._workspaces:
+            size = machine().workspace(self.libraries[symbol], symbol, tokens)
+            self._workspaces[key] = np.full(size, 0xFF, np.uint8) if size >= 0 else np.empty(0)
+        room = self._workspaces[key]
+        return [room.copy()] if room.dtype == np.uint8 else []

@@ -20,5 +20,8 @@ template <class... A> void call(void (*kernel)(A...), const uint64_t *slots) {
 }
 }  // namespace bang
 
+// After all of a kernel's own SRAM, so that the pages which its cluster shares hold nothing else.
+#define BANG_TAIL \
+    extern "C" __attribute__((used, section("bang_sram"), aligned(4096))) char bang_tail[4096] = {};
 #define BANG_ENTRY(NAME, ...) \
     extern "C" void bang_entry_##NAME(const uint64_t *slots) { bang::call(&__VA_ARGS__, slots); }

@@ -21,12 +21,17 @@ struct Library {
     std::vector<Array> arrays;
 };
 inline int sram_file = -1;
+constexpr size_t MOST_LIBRARIES = 64;       // loaded at once: each holds its arrays in every core
 
 // Beside the library lies the list of its arrays: the memory, offset and bytes of each.
 inline Library &library(const std::string &path) {
     static std::map<std::string, Library> known;
     auto found = known.find(path);
     if (found != known.end()) return found->second;
+    if (known.size() == MOST_LIBRARIES) {
+        for (auto &[_, old] : known) dlclose(old.handle);
+        known.clear();
+    }
     Library made{dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL), {}};
     if (!made.handle) quit(std::string("the library of the kernel: ") + dlerror());
     link_map *map = nullptr;

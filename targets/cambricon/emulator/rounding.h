@@ -1,6 +1,8 @@
-// Casts of vectors: rounding modes, scales of integers, saturation.
+// Casts: rounding modes, scales of integers, saturation.
 #pragma once
-#include "elementwise.h"
+#include <vector>
+
+#include "arithmetic.h"
 
 namespace bang {
 // x to an integer value.
@@ -30,7 +32,7 @@ inline double rounded(double x, int digits, int smallest, double largest, Roundi
     bool tie_is_infinite = mode != RM || x > 0;
     bool to_infinity = away || (nearest && (std::fabs(x) > half_way ||
                                             (std::fabs(x) == half_way && tie_is_infinite)));
-    return std::copysign(to_infinity && job.arch >= 500 ? INFINITY : largest, x);
+    return std::copysign(to_infinity && flavor.arch >= 500 ? INFINITY : largest, x);
 }
 
 inline double round_to(double x, Type type, Rounding mode) {
@@ -66,42 +68,20 @@ void cast(To *to, const From *from, uint32_t n, Rounding mode, int scale) {
     }
 }
 
-void convert(const char *name, Type to_type, void *to, Type from_type, const void *from, uint32_t n,
-             Rounding mode, int to_position, int from_position, bool same_allowed,
-             const Block *to_block, const Block *from_block, At at) {
-    if (not_here()) return;
-    positive(name, n, at);
-    if (std::max(std::abs(to_position), std::abs(from_position)) > 127)
-        fail(std::string(name) + ": a position beyond 127", at);
-    int64_t to_size = BYTES[static_cast<int>(to_type)];
-    int64_t from_size = BYTES[static_cast<int>(from_type)];
-    Block a = to_block ? *to_block : Block{n * to_size};
-    Block b = from_block ? *from_block : Block{n * from_size};
-    if (to_block && (a.stride[0] < a.bytes || a.stride[0] % to_size || b.stride[0] % from_size ||
-                     (b.stride[0] && b.stride[0] < b.bytes)))
-        fail(std::string(name) + ": a stride that its elements do not fit", at);
-    apart(name, to, a.stride[0] * (a.count[0] - 1) + a.bytes, from,
-          b.stride[0] * (b.count[0] - 1) + b.bytes, same_allowed, at);
-    int scale = from_position - to_position;
-    issue(to_block ? MOVE : COMPUTE, at,
-          {{to, a, NRAM, true, "the destination"}, {from, b, NRAM, false, "the source"}}, [=] {
-              with_type(to_type, [&](auto to_zero) {
-                  with_type(from_type, [&](auto from_zero) {
-                      using To = decltype(to_zero);
-                      using From = decltype(from_zero);
-                      for (int64_t row = 0; row < a.count[0]; ++row) {
-                          auto *out = static_cast<char *>(to) + row * a.stride[0];
-                          auto *in = static_cast<const char *>(from) + row * b.stride[0];
-                          std::vector<From> copy;     // a cast in place must not eat its source
-                          if (static_cast<const void *>(out) == in && to_size > from_size)
-                              copy.assign(reinterpret_cast<const From *>(in),
-                                          reinterpret_cast<const From *>(in) + n);
-                          cast(reinterpret_cast<To *>(out),
-                               copy.empty() ? reinterpret_cast<const From *>(in) : copy.data(), n,
-                               mode, scale);
-                      }
-                  });
-              });
-          });
+void run_cast(Type to_type, void *to, Type from_type, const void *from, uint32_t n, Rounding mode,
+              int scale) {
+    with_type(to_type, [&](auto to_zero) {
+        with_type(from_type, [&](auto from_zero) {
+            using To = decltype(to_zero);
+            using From = decltype(from_zero);
+            auto *in = static_cast<const From *>(from);
+            std::vector<From> copy;         // a cast in place must not eat its source
+            if (to == from && sizeof(To) > sizeof(From)) {
+                copy.assign(in, in + n);
+                in = copy.data();
+            }
+            cast(static_cast<To *>(to), in, n, mode, scale);
+        });
+    });
 }
 }  // namespace bang

@@ -12,11 +12,11 @@
 
 #include "library.h"
 #include "moves.h"
-#include "rounding.h"
 #include "tensors.h"
 #include "watch.h"
 
 namespace bang {
+Flavor flavor;
 inline char *gdram;
 
 template <class T> T *shared_memory(size_t bytes) {
@@ -28,8 +28,11 @@ template <class T> T *shared_memory(size_t bytes) {
 
 inline void on_signal(int number, siginfo_t *info, void *) {
     char text[160];
-    snprintf(text, sizeof text, "%s at address %p, which is in no declared memory",
-             number == SIGFPE ? "an integer division by zero" : "an access", info->si_addr);
+    if (number == SIGSEGV || number == SIGBUS)
+        snprintf(text, sizeof text, "an access at address %p, in no declared memory",
+                 info->si_addr);
+    else
+        snprintf(text, sizeof text, "%s", strsignal(number));
     quit(text);
 }
 inline void catch_signals() {
@@ -41,7 +44,7 @@ inline void catch_signals() {
     struct sigaction action{};
     action.sa_sigaction = on_signal;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK;
-    for (int number : {SIGSEGV, SIGBUS, SIGFPE}) sigaction(number, &action, nullptr);
+    for (int number : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT}) sigaction(number, &action, nullptr);
 }
 
 inline void begin_task() {
@@ -94,6 +97,7 @@ inline void core_process(int index) {
             pthread_cond_wait(&control->changed, &control->lock);
         seen = control->generation;
         job = control->job;
+        flavor = {job.seed, job.arch};
         wait_for_turn();
         pthread_mutex_unlock(&control->lock);
         if (!sigsetjmp(give_up, 1)) {
@@ -103,7 +107,6 @@ inline void core_process(int index) {
         pthread_mutex_lock(&control->lock);
         control->status[index] = Status::ENDED;
         --control->left;
-        control->member[index] = control->member[index] && control->left > 0;
         pthread_cond_broadcast(&control->changed);
         pthread_mutex_unlock(&control->lock);
     }
@@ -157,10 +160,22 @@ inline std::string launch() {
     return judge(cores);
 }
 
+// How much workspace a kernel asks for: library, symbol, tokens.
+inline std::string workspace(std::istringstream &words) {
+    std::string path, symbol;
+    int64_t tokens = 0;
+    words >> path >> symbol >> tokens;
+    void *handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+    auto *f = handle ? reinterpret_cast<int64_t (*)(int64_t)>(
+                           dlsym(handle, ("bang_workspace_" + symbol).c_str())) : nullptr;
+    std::string size = std::to_string(f ? f(tokens) : -1);
+    if (handle) dlclose(handle);
+    return size;
+}
+
 // library, symbol, clusters, x, y, z, arch, order, check, serial, seed, the file and line of a sync
 // to leave out, then the arguments: p:OFFSET:BYTES of a buffer, v:HEX of eight bytes.
-inline std::string run(const std::string &line) {
-    std::istringstream words(line);
+inline std::string run(std::istringstream &words) {
     std::string library_path, symbol, without_file, word;
     job = {};
     if (!(words >> library_path >> symbol >> job.clusters >> job.dim[0] >> job.dim[1] >>
@@ -211,7 +226,14 @@ inline int serve(int file, size_t bytes, int sram) {
     if (gdram == MAP_FAILED) return 3;
     std::string line;
     while (std::getline(std::cin, line)) {
-        std::string said = run(line), buffers;
+        std::istringstream words(line);
+        std::string what, buffers;
+        words >> what;
+        if (what == "workspace") {
+            std::cout << workspace(words) << std::endl;
+            continue;
+        }
+        std::string said = run(words);
         for (int i = 0; i < job.slots; ++i) buffers += control->written[i] ? '1' : '0';
         std::replace(said.begin(), said.end(), '\n', ' ');
         std::cout << (said.empty() ? "ok" : "failed") << '\t' << buffers << '\t'
