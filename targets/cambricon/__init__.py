@@ -1,4 +1,8 @@
-"""Cambricon MLU: BANG C text for every op, executed in an emulator. No vendor compiler is here."""
+"""Cambricon MLU: BANG C text for every op, executed in an emulator. No vendor compiler is here.
+
+Generic kernels become tiles in NRAM (`emit`, `body`, `values`), read by a linter (`lint`) and run
+by the emulator (`executor`, `emulator/`). What a card's owner builds is in `build`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from firstlight.codegen.kernel import Kernel
-from firstlight.codegen.sources import write_sources
 from firstlight.codegen.target import Source, Target, Tool
 from firstlight.passes.capabilities import Capabilities, MemorySpace
 from firstlight.targets.cambricon.chips import CHIPS, RESERVED, Chip
@@ -16,39 +19,31 @@ from firstlight.targets.cambricon.chips import CHIPS, RESERVED, Chip
 if TYPE_CHECKING:
     from firstlight.targets.cambricon.executor import BangExecutor
 
-CNCC = "cncc {path} -c --bang-mlu-arch=mtp_{arch} -O3 -std=c++17 -fPIC -o {stem}.o"
 
-
-def emit(chip: Chip, kernel: Kernel) -> Source:
-    """One kernel as BANG C, which the linter has read."""
+def _emit(chip: Chip, kernel: Kernel) -> Source:
+    from firstlight.targets.cambricon.emit import source
     from firstlight.targets.cambricon.lint import check
-    from firstlight.targets.cambricon.printer import BangPrinter
 
-    source = BangPrinter(chip).source(kernel)
-    check(source.files[f"{kernel.name}.mlu"].decode(), kernel.name)
-    return source
-
-
-def build(chip: Chip, kernels: Mapping[str, Kernel], folder: Path,
-          jobs: int | None = None) -> Sequence[Path]:
-    """Sources, and the command lines for a machine that has cncc."""
-    def command(path: str) -> str:
-        stem = path.removesuffix(".mlu")
-        return CNCC.format(path=path, arch=chip.arch, stem=stem) if stem != path else ""
-
-    return write_sources(kernels, partial(emit, chip), folder, command)
+    made = source(chip, kernel)
+    check(made.files[f"{kernel.name}.mlu"].decode(), kernel.name)
+    return made
 
 
-def emulate(chip: Chip, kernels: Mapping[str, Kernel], scratch: Path) -> BangExecutor:
-    """The emitted text in the emulator."""
+def _build(chip: Chip, kernels: Mapping[str, Kernel], folder: Path,
+           jobs: int | None = None) -> Sequence[Path]:
+    from firstlight.targets.cambricon.build import build
+
+    return build(chip, partial(_emit, chip), kernels, folder)
+
+
+def _emulate(chip: Chip, kernels: Mapping[str, Kernel], scratch: Path) -> BangExecutor:
     from firstlight.targets.cambricon.executor import BangExecutor
 
-    sources = {name: emit(chip, kernel) for name, kernel in kernels.items()}
+    sources = {name: _emit(chip, kernel) for name, kernel in kernels.items()}
     return BangExecutor(chip, sources, scratch)
 
 
-def tools() -> tuple[Tool, ...]:
-    """The vendor's compiler, which is not public, and a C++ compiler for the emulator."""
+def _tools() -> tuple[Tool, ...]:
     import shutil
 
     from firstlight.targets.cambricon.executor import compilers
@@ -71,11 +66,11 @@ def _target(chip: Chip) -> Target:
                     MemorySpace("wram", chip.wram), MemorySpace("nram", chip.nram - RESERVED)),
         ),
         requires={"arch": f"mtp_{chip.arch}"},
-        emit=partial(emit, chip),
-        build=partial(build, chip),
-        emulate=partial(emulate, chip),
+        emit=partial(_emit, chip),
+        build=partial(_build, chip),
+        emulate=partial(_emulate, chip),
         launcher="cnrt",
-        tools=tools,
+        tools=_tools,
     )
 
 

@@ -183,9 +183,10 @@ def _residue(whole: Node, a: Node, b: Node) -> Node:
 def exp(x: Node) -> Node:
     """2 to the power of x log2(e), whose rounding is made good: it grows with x."""
     x = _f("max", _f("min", x, _real(200.0)), _real(-200.0))
-    scale = math.log2(math.e)
+    scale = float(np.float32(math.log2(math.e)))
     power = _f("mul", x, _real(scale))
-    left = _f("sub", _real(0.0), _residue(power, x, _real(scale)))
+    left = _f("sub", _f("mul", x, _real(math.log2(math.e) - scale)),
+              _residue(power, x, _real(scale)))
     return _f("mul", _f("pow2", power),
               _f("add", _real(1.0), _f("mul", left, _real(math.log(2.0)))))
 
