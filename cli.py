@@ -133,7 +133,7 @@ def _pairs(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> dic
 
 @cli.command("compile", epilog=STATUSES)
 @click.argument("checkpoint", type=FOLDER)
-@click.option("--target", default="cpu", show_default=True, help="See `firstlight targets`.")
+@click.option("--target", help="See `firstlight targets`. [default: this machine's]")
 @click.option("-o", "--out", type=FOLDER, help="Folder to write the artifact to.")
 @click.option("--context", type=click.IntRange(min=1), metavar="N",
               help="Most tokens of a sequence. [default: what the model has, at most 32768]")

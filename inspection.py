@@ -227,12 +227,12 @@ def inspect_machine() -> dict[str, Any]:
 def inspect_targets() -> dict[str, Any]:
     """Every installed target: how far it can be shown to work, and whether its tools are here."""
     from firstlight.codegen.target import TIERS
-    from firstlight.targets import available
+    from firstlight.targets import available, tools_of
 
     registry = available()
     rows = []
     for target in registry.targets.values():
-        lacking = [tool.name for tool in target.tools() if tool.found is None]
+        lacking = [tool.name for tool in tools_of(target) if tool.found is None]
         rows.append({"target": target.name, "tier": target.tier, "runs_on": target.launcher,
                      "tools": f"no {', '.join(lacking)}" if lacking else "here",
                      "summary": target.summary})
@@ -250,7 +250,7 @@ def inspect_target(name: str) -> dict[str, Any]:
     Raises F430 for a name that no plug-in brings.
     """
     from firstlight.codegen.target import TIERS
-    from firstlight.targets import find
+    from firstlight.targets import find, tools_of
 
     target = find(name)
     has = target.capabilities
@@ -276,7 +276,7 @@ def inspect_target(name: str) -> dict[str, Any]:
                     {**option.values, **{v: f"refused: {why}" for v, why in
                                          option.refused.items()}}.items()],
         "tools": [{"tool": tool.name, "found": tool.found or "no",
-                   "get": "" if tool.found else tool.get} for tool in target.tools()],
+                   "get": "" if tool.found else tool.get} for tool in tools_of(target)],
     }
 
 

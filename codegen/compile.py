@@ -45,7 +45,7 @@ Progress = Callable[[str, int, int], None]
 class CompileOptions:
     """What the command line can choose; None means the default."""
 
-    target: str = "cpu"
+    target: str | None = None
     context: int | None = None
     chunk: int | None = None
     numerics: str = "float"

@@ -51,7 +51,7 @@ class InterpreterSide:
         config = checkpoint.config
         self.chunk: int | None = None
         if manifest is None:
-            target, numerics, options = targets.find("cpu"), "float", CompileOptions()
+            target, numerics, options = targets.find(None), "float", CompileOptions()
         else:
             target, numerics = targets.find(manifest["target"]["name"]), manifest["numerics"]
             limits = manifest["limits"]

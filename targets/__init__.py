@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from firstlight.runtime.errors import FirstlightError
 
 if TYPE_CHECKING:
-    from firstlight.codegen.target import Target
+    from firstlight.codegen.target import Target, Tool
 
 GROUP = "firstlight.targets"
 COMPILER_PACKAGES = frozenset({"tvm", "tvm_ffi", "networkx", "ml_dtypes"})
@@ -47,29 +47,34 @@ def available(entries: Iterable[EntryPoint] | None = None) -> Registry:
     families: dict[str, Callable[[], Target]] = {}
     broken: dict[str, str] = {}
     owner: dict[str, str] = {}
+    values: dict[str, str] = {}
     detecting: list[str] = []
     found = entry_points(group=GROUP) if entries is None else entries
     # one package may be on the path twice (installed, and as a checkout): the same line counts once
     for entry in sorted({(e.name, e.value): e for e in found}.values()):
-        if entry.name in families or entry.name in broken:
-            raise _twice(entry.name, entry.value, owner.get(entry.name, "another package"))
+        if entry.name in values:
+            raise _twice(entry.name, entry.value, values[entry.name])
+        values[entry.name] = entry.value
         try:
             module = entry.load()
             brought: tuple[Target, ...] = tuple(module.TARGETS)
-            named = {target.name: target for target in brought}
+            names = [target.name for target in brought]
+            if len(set(names)) < len(names):
+                raise ValueError(f"it brings two of one name: {', '.join(names)}")
             detect = getattr(module, "detect", None)
-            families[entry.name] = detect or _only(entry, brought)
-        except Exception as error:  # whatever a stranger's module raises, the others still work
+            families[entry.name] = _detecting(entry, detect) if detect else _only(entry, brought)
+        except (Exception, SystemExit) as error:    # whatever a stranger's module does
             broken[entry.name] = _why(entry, error)
             continue
-        for name, target in named.items():
+        for name, target in zip(names, brought, strict=True):
             if name in targets:
                 raise _twice(name, entry.value, owner[name])
             targets[name], owner[name] = target, entry.value
-        owner.setdefault(entry.name, entry.value)
         detecting += [entry.name] if detect else []
-    modules = {name: owner[name] for name in targets}
-    return Registry(targets, families, broken, modules, tuple(detecting))
+    for name in sorted(targets.keys() & values.keys()):
+        if owner[name] != values[name]:             # one's target, the other's family
+            raise _twice(name, owner[name], values[name])
+    return Registry(targets, families, broken, owner, tuple(detecting))
 
 
 def find(name: str | None, registry: Registry | None = None) -> Target:
@@ -121,6 +126,37 @@ def default(registry: Registry | None = None) -> Target:
     )
 
 
+def tools_of(target: Target) -> tuple[Tool, ...]:
+    """The target's tools; one that is missing, with the reason, if it cannot tell."""
+    from firstlight.codegen.target import Tool
+
+    try:
+        tools = tuple(target.tools())
+        if not all(isinstance(tool, Tool) for tool in tools):
+            raise TypeError("they are no Tool")
+        return tools
+    except Exception as error:          # whatever a stranger's plug-in raises
+        return (Tool("tools", None, f"mend the plug-in, whose `tools` raises "
+                                    f"{type(error).__name__}: {error}"),)
+
+
+def _detecting(entry: EntryPoint, detect: Callable[[], Target]) -> Callable[[], Target]:
+    """`detect` of a plug-in, whose own failures are reported under its name (F432)."""
+    def choose() -> Target:
+        try:
+            return detect()
+        except FirstlightError:
+            raise
+        except Exception as error:
+            raise FirstlightError(
+                "F432", f"the plug-in '{entry.name}' cannot tell which target fits this machine",
+                where=f"--target {entry.name}", why=_why(entry, error),
+                try_="firstlight targets    lists targets to ask for by name",
+            ) from error
+
+    return choose
+
+
 def _only(entry: EntryPoint, brought: tuple[Target, ...]) -> Callable[[], Target]:
     """Without `detect()`, a family's name means its first target."""
     if not brought:
@@ -128,11 +164,13 @@ def _only(entry: EntryPoint, brought: tuple[Target, ...]) -> Callable[[], Target
     return lambda: brought[0]
 
 
-def _why(entry: EntryPoint, error: Exception) -> str:
+def _why(entry: EntryPoint, error: BaseException) -> str:
     """One line on why an entry does not load; a missing compiler is the user's to mend."""
     if isinstance(error, ModuleNotFoundError) and error.name in COMPILER_PACKAGES:
         return f"the compiler is not installed ({error}): pip install 'firstlight[compile]'"
-    return f"{entry.value}: {type(error).__name__}: {error}"
+    if isinstance(error, FirstlightError):
+        return f"{error.what}: {error.why}"
+    return f"{entry.value}: {type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _twice(name: str, one: str, other: str) -> FirstlightError:

@@ -47,10 +47,19 @@ def _build(target: Target, kernels: Mapping[str, Kernel], scratch: Path) -> tupl
         work.mkdir()
         temporary.mkdir()
         try:
-            run_apart(lambda: target.build(kernels, work, None), temporary)
+            run_apart(lambda: _written(target.build(kernels, work, None), work), temporary)
         except Died as error:
             return f"the build died: {error}", []
         except Exception as error:      # whatever a port raises is a finding about the port
             return f"{type(error).__name__}: {error}", []
         listed = work / COMMANDS
         return "", listed.read_text().splitlines() if listed.is_file() else []
+
+
+def _written(paths: Sequence[Path], folder: Path) -> None:
+    """Raise where a target does not have the files it says it wrote."""
+    files = list(paths)
+    lost = [path for path in files if not path.is_file() or folder not in path.parents]
+    if lost or not files:
+        raise FileNotFoundError(f"what it says it wrote is not in the artifact: "
+                                f"{', '.join(map(str, lost)) or 'nothing'}")

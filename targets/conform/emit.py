@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.target import Source, Target
+from firstlight.ir.registry import TABLE
 from firstlight.passes.capabilities import Capabilities
 from firstlight.targets.conform.report import Check
 from firstlight.targets.conform.units import Unit, again
+
+
+def check_manifest(target: Target, versions: dict[str, str]) -> Iterator[Check]:
+    """A check, which fails, for each function that says what a target has and raises instead.
+
+    What `versions` says is added to `versions`.
+    """
+    asked: dict[str, Callable[[], object]] = {
+        "tools": lambda: [(tool.name, tool.found) for tool in target.tools()],
+        "versions": lambda: versions.update(target.versions()),
+        "overrides": lambda: [TABLE[name] for name in target.overrides()],
+    }
+    for name, ask in asked.items():
+        try:
+            ask()
+        except Exception as error:      # whatever a port raises is a finding about the port
+            yield Check(f"manifest: {name}", "emit",
+                        problems=[f"it raises {type(error).__name__}: {error}"])
 
 
 def check_emit(target: Target, units: Mapping[str, Sequence[Unit]]) -> Iterator[Check]:
@@ -52,18 +71,22 @@ def _emitted(target: Target, unit: Unit, fresh: Iterable[str],
 def _problems(target: Target, kernel: Kernel, made_again: Kernel,
               limits: Mapping[str, int]) -> list[str]:
     try:
-        first, second = target.emit(kernel), target.emit(made_again)
-    except Exception as error:          # whatever a port raises is a finding about the port
+        return list(_differences(target.emit(kernel), target.emit(made_again), limits))
+    except (Exception, SystemExit) as error:    # whatever a port does is a finding about the port
         return [f"emit raises {type(error).__name__}: {error}"]
-    problems = []
+
+
+def _differences(first: Source, second: Source, limits: Mapping[str, int]) -> Iterator[str]:
+    if not isinstance(first, Source):
+        yield f"emit gives no Source, but {first!r:.60}"
+        return
     if _plain(first) != _plain(second):
-        problems.append("emitted twice, it is not the same")
+        yield "emitted twice, it is not the same"
     if not first.files or not all(isinstance(b, bytes) for b in first.files.values()):
-        problems.append("emit gives no files of bytes")
+        yield "emit gives no files of bytes"
     for name, used in first.resources.items():
         if 0 < limits.get(name, 0) < used:
-            problems.append(f"it uses {used} {name}, the chip has {limits[name]}")
-    return problems
+            yield f"it uses {used} {name}, the chip has {limits[name]}"
 
 
 def _plain(source: Source) -> tuple[object, ...]:

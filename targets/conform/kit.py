@@ -13,7 +13,7 @@ from firstlight.runtime.errors import FirstlightError
 from firstlight.targets import available
 from firstlight.targets.conform.build import check_build
 from firstlight.targets.conform.cases import INLINED, all_cases
-from firstlight.targets.conform.emit import check_emit
+from firstlight.targets.conform.emit import check_emit, check_manifest
 from firstlight.targets.conform.made import lines_of, made
 from firstlight.targets.conform.report import ORACLE, Check, Report
 from firstlight.targets.conform.run import check_run
@@ -45,8 +45,11 @@ def conform(target: Target, level: str = "run", ops: Iterable[str] = (),
             why="no row of the op table that kernels stand for has this name",
             try_=f"some of: {', '.join(sorted(set(TABLE) - set(INLINED)))}",
         )
-    report = Report(target.name, target.tier, level, chosen, versions=dict(target.versions()),
-                    made=made(target), lines=lines_of(target, available().modules))
+    report = Report(target.name, target.tier, level, chosen, made=made(target),
+                    lines=lines_of(target, available().modules))
+    report.add(check_manifest(target, report.versions))
+    if report.checks:
+        return report
     by_op: dict[str, list[Unit]] = {name: [] for name in all_cases(chosen)}
     with tempfile.TemporaryDirectory(prefix="firstlight-conform-") as folder:
         scratch = Path(folder)

@@ -16,6 +16,7 @@ from typing import Any
 from firstlight import __version__
 from firstlight.codegen.target import Target
 from firstlight.runtime import cpu
+from firstlight.targets import tools_of
 
 C_LIKE = (".c", ".h", ".cpp", ".cuh")
 
@@ -28,7 +29,7 @@ def made(target: Target) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(), "firstlight": __version__,
         "tools": {tool.name: (tool.version or "found") if tool.found else "missing"
-                  for tool in target.tools()},
+                  for tool in tools_of(target)},
     }
 
 

@@ -19,6 +19,7 @@ from firstlight.codegen.target import Executor, Target
 from firstlight.ir.interpreter import run
 from firstlight.ir.types import StateType
 from firstlight.runtime.errors import FirstlightError
+from firstlight.targets import tools_of
 from firstlight.targets.conform.cases import CONTEXT, SLOTS
 from firstlight.targets.conform.execute import Run
 from firstlight.targets.conform.measure import Errors
@@ -84,7 +85,7 @@ def executor_of(target: Target, kernels: Mapping[str, Kernel], folder: Path) -> 
 
 
 def _nothing_runs(target: Target) -> FirstlightError:
-    lacking = [tool for tool in target.tools() if tool.found is None]
+    lacking = [tool for tool in tools_of(target) if tool.found is None]
     return FirstlightError(
         "F442", "nothing on this machine runs the kernels", where=f"target {target.name}",
         why="; ".join(f"{t.name} is missing (to get it: {t.get})" for t in lacking) or "it says so",

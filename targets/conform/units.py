@@ -107,6 +107,8 @@ def _parts(target: Target, module: Module) -> Module | None:
 def _native(override: Override, shape: str, module: Module) -> tuple[Kernel, ...]:
     op = module["main"].ops[-1]
     kernel = override(_symbol(op, module, "native"), op, 1 if shape == "decode" else MOST_TOKENS)
+    if kernel is not None and not isinstance(kernel, Kernel):
+        raise TypeError(f"an override gives a Kernel or None, not {kernel!r:.60}")
     return () if kernel is None else (kernel,)
 
 

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from firstlight.runtime.errors import FirstlightError
-from firstlight.targets import GROUP, available, find
+from firstlight.targets import GROUP, available, find, tools_of
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,11 @@ def test_targets_are_found_by_their_name_and_by_their_family():
         ("1 / 0", "ZeroDivisionError"),
         ("x = 1", "TARGETS"),
         ("TARGETS = ()", "empty"),
+        ("TARGETS = ('one-c',)", "no attribute 'name'"),
+        ("TARGETS = (Chip('x'), Chip('x'))", "two of one name: x, x"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("from firstlight.codegen.target import Target\n"
+         "Target('x', '', 'D', None, {}, None, None, 'none', api=99)", "is written for API 99"),
         ("raise ModuleNotFoundError('no tvm', name='tvm')", "pip install 'firstlight[compile]'"),
     ],
 )
@@ -74,6 +79,38 @@ def test_two_of_one_name_are_an_error():
         available([ONE, plugin("three", "TARGETS = (Chip('one-a'),)")])
     with pytest.raises(FirstlightError, match="F431"):
         available([ONE, plugin("one", "TARGETS = ()")])
+    with pytest.raises(FirstlightError, match="F431"):
+        available([ONE, plugin("three", "TARGETS = (Chip('one'),)")])
+    assert find("own", available([plugin("own", "TARGETS = (Chip('own'),)")])).name == "own"
+
+
+REFUSES = plugin("a", """
+from firstlight.runtime.errors import FirstlightError
+TARGETS = (Chip('a-1'),)
+def detect(): raise FirstlightError('F432', 'no', where='', why='it has no a', try_='')
+""")
+FAILS = plugin("b", "TARGETS = (Chip('b-1'),)\ndef detect(): 1 / 0")
+
+
+def test_without_a_name_the_first_family_that_knows_this_machine_is_asked():
+    assert find(None, available([TWO, ONE])).name == "one-b"
+    assert find(None, available([REFUSES, FAILS, ONE])).name == "one-b"
+    with pytest.raises(FirstlightError, match="F432") as caught:
+        find(None, available([REFUSES, FAILS, TWO, plugin("c", "1 / 0")]))
+    for why in ("a: it has no a", "b: ", "ZeroDivisionError", "c does not load"):
+        assert why in caught.value.why
+    with pytest.raises(FirstlightError, match="F432"):
+        find("b", available([FAILS]))
+
+
+def test_a_plug_in_that_cannot_tell_its_tools_is_still_described():
+    def tools():
+        raise OSError("no such disk")
+
+    for said, why in ((tools, "no such disk"), (lambda: ("cc",), "they are no Tool")):
+        (tool,) = tools_of(SimpleNamespace(tools=said))
+        assert tool.found is None
+        assert why in tool.get
 
 
 def test_one_package_twice_on_the_path_counts_once():

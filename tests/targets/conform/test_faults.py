@@ -25,10 +25,18 @@ from support.kernel_faults import RUN
 
 CPU = find("cpu-x86-64-v3")
 OPS = tuple(sorted({op for op, _, _ in RUN}))
+
+
+def _text(folder: Path) -> Path:
+    path = folder / "text"
+    path.write_text("built")
+    return path
+
+
 PLAIN = replace(
     CPU, name="planted", capabilities=Capabilities(), overrides=dict, packer=None,
     emit=lambda kernel: Source({kernel.name: b"text"}, kernel.name, {}, {}),
-    build=lambda kernels, folder, jobs: (),
+    build=lambda kernels, folder, jobs: [_text(folder)],
 )
 """Generic kernels only. Emitting and building cost nothing: the kernels are in `library`."""
 
@@ -127,11 +135,34 @@ def test_a_build_that_fails_names_the_op():
     def build(kernels, folder, jobs):
         if any(name.startswith("sin_") for name in kernels):
             raise RuntimeError("the assembler says no")
+        return [_text(folder)]
 
     report = conform(replace(PLAIN, build=build), "build", ("sin", "cos"))
     bad = {c.op: c.problems for c in report.of("failed")}
     assert set(bad) == {"sin", "all kernels together"}
     assert "the assembler says no" in bad["sin"][0]
+
+
+def _raises(*_):
+    raise OSError("no such disk")
+
+
+@pytest.mark.parametrize(("change", "level", "said"), [
+    ({"tools": _raises}, "emit", "no such disk"),
+    ({"versions": _raises}, "emit", "no such disk"),
+    ({"overrides": lambda: {"no_op": None}}, "emit", "no_op"),
+    ({"overrides": lambda: {"sin": lambda *_: "kernel"}}, "emit", "a Kernel or None, not 'kernel'"),
+    ({"emit": lambda kernel: None}, "emit", "no Source, but None"),
+    ({"emit": lambda kernel: Source({}, kernel.name, {}, {})}, "emit", "no files of bytes"),
+    ({"build": lambda kernels, folder, jobs: ()}, "build", "nothing"),
+    ({"build": lambda kernels, folder, jobs: [folder / "x"]}, "build", "is not in the artifact"),
+    ({"emulate": lambda kernels, folder: object()}, "run", "no attribute 'run'"),
+    ({"emulate": _raises}, "run", "no such disk"),
+])
+def test_a_port_that_breaks_its_contract(change, level, said):
+    found = levels(replace(PLAIN, **change), level, "sin")
+    assert found[level].status == "failed"
+    assert said in found[level].problems[0]
 
 
 def test_a_build_that_dies_is_reported():
@@ -145,7 +176,9 @@ def test_a_build_that_dies_is_reported():
 def test_a_tool_chain_that_is_elsewhere_is_a_skip_with_its_commands():
     def build(kernels, folder, jobs):
         (folder / "code").mkdir()
-        (folder / "code" / "commands.txt").write_text("chipcc -c sin.c\n")
+        listed = folder / "code" / "commands.txt"
+        listed.write_text("chipcc -c sin.c\n")
+        return [listed]
 
     report = conform(replace(PLAIN, build=build), "build", ("sin",))
     assert not report.clean
