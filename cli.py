@@ -412,7 +412,7 @@ def targets_command(name: str | None, as_json: bool) -> None:
 @click.option("--ops", metavar="a,b", help="Only these ops.")
 @click.option("--json", "report_file", type=FOLDER, metavar="F", help="Write the report to F.")
 @click.option("--matrix", is_flag=True,
-              help="The names are reports: print them as one markdown table.")
+              help="The names are reports: print them as markdown tables.")
 @click.option("-q", "--quiet", is_flag=True, help="Print no progress.")
 def conform_command(
     names: tuple[str, ...], level: str, oracle: str | None, ops: str | None,

@@ -6,6 +6,7 @@
 """
 
 from firstlight.targets.conform.kit import conform
-from firstlight.targets.conform.report import LEVELS, Report, matrix, read_report, table
+from firstlight.targets.conform.matrix import matrix
+from firstlight.targets.conform.report import LEVELS, Report, read_report, table
 
 __all__ = ["LEVELS", "Report", "conform", "matrix", "read_report", "table"]

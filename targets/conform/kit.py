@@ -46,7 +46,8 @@ def conform(target: Target, level: str = "run", ops: Iterable[str] = (),
             try_=f"some of: {', '.join(sorted(set(TABLE) - set(INLINED)))}",
         )
     report = Report(target.name, target.tier, level, chosen, made=made(target),
-                    lines=lines_of(target, available().modules))
+                    lines=lines_of(target, available().modules),
+                    support={op: has.how for op, has in target.ops.items() if op not in INLINED})
     report.add(check_manifest(target, report.versions))
     if report.checks:
         return report

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,7 @@ class Report:
         seconds: by level.
         made: when, on what machine, with what.
         lines: of code in the target's own package.
+        support: op -> native, generic, decomposed or missing, as the manifest has it.
     """
 
     target: str
@@ -76,6 +77,7 @@ class Report:
     versions: dict[str, str] = field(default_factory=dict)
     made: dict[str, Any] = field(default_factory=dict)
     lines: int = 0
+    support: dict[str, str] = field(default_factory=dict)
 
     def add(self, checks: Iterable[Check]) -> None:
         """Take in the checks of a level."""
@@ -147,6 +149,7 @@ class Report:
             "level": self.level, "ops": list(self.ops), "conformant": self.conformant,
             "summary": self.summary, "badge": self.badge, "notes": self.notes,
             "through": self.through, "made": dict(self.made), "lines": self.lines,
+            "support": dict(self.support),
             "levels": {k: {"passed": p, "total": t} for k, (p, t) in self.level_counts().items()},
             "seconds": {k: round(v, 1) for k, v in self.seconds.items()},
             "versions": dict(self.versions), "commands": list(self.commands),
@@ -217,19 +220,3 @@ def _worst(checks: Iterable[Check]) -> tuple[str, ...]:
         return "", "", ""
     return tuple(f"{max(n.get(key, 0) for n in numbers):.2g}"
                  for key in ("max_abs", "max_rel", "max_ulp"))
-
-
-def matrix(documents: Sequence[Mapping[str, Any]]) -> str:
-    """A markdown table, targets by levels, of several reports, and their notes."""
-    lines = [f"| target | tier | {' | '.join(LEVELS)} | verdict | lines of code | seconds |",
-             "|---" * (3 + len(LEVELS)) + "|---:|---:|"]
-    for d in documents:
-        cells = [f"{x['passed']}/{x['total']}" if (x := d["levels"].get(level)) else "-"
-                 for level in LEVELS]
-        if d.get("through") == "emulator":
-            cells[LEVELS.index("model")] += ", emulated"
-        verdict = f"conformant at {d['level']}" if d["conformant"] else "not conformant"
-        lines.append(f"| `{d['target']}` | {d['tier']} | {' | '.join(cells)} | {verdict} | "
-                     f"{d.get('lines') or '-'} | {sum(d['seconds'].values()):.0f} |")
-    notes = [f"`{d['target']}`, level {note}." for d in documents for note in d.get("notes", ())]
-    return "\n".join([*lines, *(["", *notes] if notes else [])])

@@ -48,13 +48,16 @@ def test_an_unknown_op_is_refused():
 
 
 def test_summary_badge_and_matrix_add_up():
-    report = Report("chip", "C", "run", checks=[
+    how = {"add": "native", "mul": "generic", "exp": "missing", "sin": "generic"}
+    report = Report("chip", "C", "run", support=how, checks=[
         Check("add", "emit", 2), Check("add", "build", 2), Check("add", "run", 9),
         Check("mul", "emit", 2), Check("mul", "build", 2), Check("mul", "run", 9, ["off"]),
         Check("exp", "emit", missing="no table"), Check("exp", "build", missing="no table"),
         Check("exp", "run", missing="no table"),
+        Check("sin", "emit", 1), Check("sin", "build", skips=["not here"]),
+        Check("sin", "run", skips=["not here"]),
     ])
-    assert report.badge == "chip C run ops 1/3"
+    assert report.badge == "chip C run ops 1/4"
     assert not report.clean
     assert "NOT conformant" in report.summary
     printed = table(report)
@@ -62,12 +65,18 @@ def test_summary_badge_and_matrix_add_up():
     assert "failed run mul: off" in printed
     assert "missing exp: no table" in printed
     document = json.loads(json.dumps(report.document()))
-    assert document["levels"]["run"] == {"passed": 1, "total": 3}
-    assert matrix([document]).splitlines()[-1] == (
-        "| `chip` | C | 2/3 | 2/3 | 1/3 | - | not conformant | - | 0 |")
-    shown = matrix([document | {"through": "emulator", "lines": 12, "seconds": {"emit": 1.4},
-                                "levels": {"model": {"passed": 6, "total": 6}}}])
-    assert shown.splitlines()[-1].endswith("| 6/6, emulated | not conformant | 12 | 1 |")
+    assert document["levels"]["run"] == {"passed": 1, "total": 4}
+    other = document | {
+        "target": "pihc", "through": "emulator", "lines": 12, "seconds": {"emit": 1.4},
+        "levels": {"model": {"passed": 6, "total": 6}}, "checks": document["checks"][:3],
+        "support": dict.fromkeys(how, "generic")}
+    shown = matrix([document, other]).splitlines()
+    assert shown[2] == "| `chip` | C | 3/4 | 2/4 | 1/4 | - | not conformant | - | 0 |"
+    assert shown[3].endswith("| 6/6, emulated | not conformant | 12 | 1 |")
+    assert shown[5:] == [
+        "| ops | `chip` | `pihc` |", "|---|---|---|",
+        "| `add` | native | generic |", "| `exp` | missing | - |",
+        "| `mul` | generic, fails at run | - |", "| `sin` | generic, not here at build | - |"]
     assert Report("chip", "C", "run").clean is False, "nothing checked is not conformant"
 
 
@@ -111,6 +120,7 @@ def test_the_command_line(tmp_path):
     assert done.exit_code == 0
     row = f"| `{CPU.name}` | A | 2/2 | 2/2 | 2/2 | - | not conformant | {document['lines']} |"
     assert done.output.count(row) == 2
+    assert "| `rope` | native | native |" in done.output
     assert document["lines"] > 1000
     assert {"date", "cpu", "system", "python", "firstlight", "tools"} == set(document["made"])
     assert CliRunner().invoke(cli, ["conform", "one", "two"]).exit_code == 2
