@@ -25,7 +25,7 @@ def _emit(chip: Chip, kernel: Kernel) -> Source:
     from firstlight.targets.cambricon.lint import check
 
     made = source(chip, kernel)
-    check(made.files[f"{kernel.name}.mlu"].decode(), kernel.name)
+    check(made.files[f"{kernel.name}.mlu"].decode(), kernel.name, made.launch)
     return made
 
 

@@ -17,6 +17,8 @@ from firstlight.targets.cambricon.chips import Chip
 
 __all__ = ["BangExecutor", "compilers"]
 COMPILERS_AT_ONCE = 2
+TOGETHER = 6
+"""Kernels of a library: reading the headers costs more than compiling a kernel."""
 TYPES = {"block": 0, "union1": 1, "union2": 2, "union4": 4, "union8": 8}
 """Clusters of a launch by its type."""
 
@@ -38,13 +40,17 @@ class BangExecutor:
         self.chip, self.sources = chip, sources
         self.settings = Settings(chip.arch, order, seed, check)
         self._workspaces: dict[tuple[str, int], Array] = {}
+        names = sorted(sources)
+        some = [names[i: i + TOGETHER] for i in range(0, len(names), TOGETHER)]
         with ThreadPoolExecutor(COMPILERS_AT_ONCE) as pool:
-            built = pool.map(self._build, sources)
-            self.libraries = dict(zip(sources, built, strict=True))
+            built = list(pool.map(self._build, some))
+        self.libraries = {n: path for names, path in zip(some, built, strict=True) for n in names}
 
-    def _build(self, symbol: str) -> Path:
-        source = self.sources[symbol]
-        return library(source.files, {symbol: source.entry}, self.settings.check,
+    def _build(self, symbols: Sequence[str]) -> Path:
+        files: dict[str, bytes] = {}
+        for symbol in symbols:
+            files |= self.sources[symbol].files
+        return library(files, {s: self.sources[s].entry for s in symbols}, self.settings.check,
                        (f"-D__BANG_ARCH__={self.chip.arch}",))
 
     def run(self, symbol: str, buffers: Sequence[Array], tokens: int) -> None:
