@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +22,13 @@ from firstlight.codegen.artifact import (
     write_manifest,
 )
 from firstlight.codegen.compile import CompileOptions, refuse_missing
-from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.program import ProgramWriter
 from firstlight.codegen.select import KernelSet
 from firstlight.codegen.signature import spelled
 from firstlight.codegen.target import Override, Target
 from firstlight.codegen.weights import write_weights
-from firstlight.ir.core import Module, Op, census
+from firstlight.ir import dims
+from firstlight.ir.core import Function, Module, Op, census
 from firstlight.ir.dims import Size
 from firstlight.ir.registry import TABLE
 from firstlight.ir.types import TensorType
@@ -86,17 +87,37 @@ def prepare_graph(module: Module, target: Target, options: CompileOptions, most:
     return fused
 
 
-def _one_sequence(make: Override) -> Override:
-    """An override only where its input is laid out as in language models: [1, tokens, ...]."""
-    def chosen(name: str, op: Op, tokens: int) -> Kernel | None:
-        type_ = op.operands[1 if op.name == "embedding" else 0].type
-        if isinstance(type_, TensorType):
-            least = 2 if op.name == "embedding" else 3
-            if not least <= len(type_.shape) <= 4 or type_.shape[0] != 1:
-                return None
-        return make(name, op, tokens)
+def token_count(function: Function, most: int) -> int:
+    """The S of each call: `most` where it is open, else the one that most weights are read for.
 
-    return chosen
+    Kernels of language models loop over [1, tokens, ...], and the count is one for a whole call.
+    """
+    if most > 1:
+        return most
+    weights = Counter[int]()
+    for op in function.ops:
+        size = _tokens(op)
+        if isinstance(size, int):
+            weights[size] += sum(v.type.nbytes({}) for v in op.operands
+                                 if isinstance(v.type, TensorType) and v.type.codec)
+    return max(weights, key=lambda size: (weights[size], size), default=1)
+
+
+def _tokens(op: Op) -> Size | None:
+    """The token axis of an op's input where that is laid out as in language models."""
+    if not op.operands:
+        return None
+    type_ = op.operands[1 if op.name == "embedding" else 0].type
+    least = 2 if op.name == "embedding" else 3
+    if (not isinstance(type_, TensorType) or type_.codec
+            or not least <= len(type_.shape) <= 4 or type_.shape[0] != 1):
+        return None
+    return type_.shape[1]
+
+
+def _of_count(make: Override, count: Size) -> Override:
+    """An override only for inputs of so many tokens."""
+    return lambda name, op, tokens: make(name, op, tokens) if _tokens(op) == count else None
 
 
 def compile_graph(module: Module, target: Target, options: CompileOptions, out: Path,
@@ -112,6 +133,7 @@ def compile_graph(module: Module, target: Target, options: CompileOptions, out: 
         document: the manifest's `graph`, `name` and `provenance`.
     """
     function, sizes = module[ENTRY], {"S": most}
+    tokens = token_count(function, most)
     at, places = 0, dict[str, int]()
 
     def place(type_: TensorType) -> int:
@@ -129,10 +151,11 @@ def compile_graph(module: Module, target: Target, options: CompileOptions, out: 
         results.append(place(value.type))
     plan = PlanMemory(sizes).plan(module, ENTRY, places, results, at)
     kernels = KernelSet(target, options.kernels == "generic")
-    kernels.overrides = {name: _one_sequence(make) for name, make in kernels.overrides.items()}
+    count = dims.S if most > 1 else tokens
+    kernels.overrides = {n: _of_count(make, count) for n, make in kernels.overrides.items()}
     program = ProgramWriter(kernels, {})
     program.add_graph(
-        ENTRY, plan, module, most,
+        ENTRY, plan, module, tokens,
         {n: {"dtype": d, "shape": [spelled(s) for s in shape], "offset": places.get(f"in.{n}", 0)}
          for n, (d, shape, _) in inputs.items()},
         {n: {"dtype": d, "shape": [spelled(s) for s in shape], "offset": results[i]}
@@ -156,7 +179,7 @@ def compile_graph(module: Module, target: Target, options: CompileOptions, out: 
             "created_by": {"firstlight": __version__, **target.versions()},
             "target": {"name": target.name, "launcher": target.launcher,
                        "requires": dict(target.requires)},
-            "model": {"model_type": "onnx"}, "limits": {"context": most, "chunk": most},
+            "model": {"model_type": "onnx"}, "limits": {"context": tokens, "chunk": tokens},
             "graph": document["graph"], "numerics": options.numerics, "kernels": options.kernels,
             "state": {"bytes": 0, "bytes_per_token": 0, "tensors": []},
             "files": file_records(folder, written),

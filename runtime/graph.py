@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import zipfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -91,7 +94,8 @@ class GraphModel:
         raise FirstlightError("F615", "this artifact is a graph, not a language model",
                               where=str(self.manifest.directory),
                               why="it was compiled from ONNX and has named inputs and outputs",
-                              try_="load(directory).run({name: array})")
+                              try_="load(directory).run({name: array}), or firstlight run DIR "
+                              "--inputs IN.npz --outputs OUT.npz")
 
     def close(self) -> None:
         """Stop the threads."""
@@ -135,7 +139,8 @@ class GraphModel:
                                      "inputs of one size")
                     size = found
             arrays.append(array)
-        size = 1 if size is None else size
+        # without an open size, the count is what kernels were made for
+        size = self._entry.max_tokens if size is None else size
         if not 1 <= size <= self._entry.max_tokens:
             raise _unfit(str((self.manifest.graph or {}).get("symbol", "")),
                          f"the open size is {size}", f"1 to {self._entry.max_tokens}")
@@ -150,6 +155,41 @@ class GraphModel:
         data = context.arena(port.offset, int(np.prod(shape, dtype=np.int64)) * stored.itemsize)
         kept = np.array(data).view(stored).reshape(shape)
         return kept.astype("float32" if port.dtype == "bfloat16" else port.dtype)
+
+
+def run_file(artifact: Path, inputs: Path, outputs: Path, threads: int | None = None
+             ) -> dict[str, list[Any]]:
+    """Run a graph on the arrays of an .npz file, and write its outputs to another.
+
+    Returns element type and shape of each output. Raises F614 for a file that has no arrays, F615
+    for an artifact that is no graph, and as `load` and `GraphModel.run`.
+    """
+    from firstlight.runtime.model import load
+
+    with load(artifact, threads=threads) as model:
+        if not isinstance(model, GraphModel):
+            raise FirstlightError("F615", "this artifact is a language model, not a graph",
+                                  where=str(artifact), why="it reads tokens",
+                                  try_="firstlight run DIR --prompt TEXT")
+        try:
+            with np.load(inputs, allow_pickle=False) as file:
+                given = {name: file[name] for name in file.files}
+        except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+            raise FirstlightError("F614", "the arrays cannot be read", where=str(inputs),
+                                  why=" ".join(str(error).split())[:200] or type(error).__name__,
+                                  try_="numpy.savez(FILE, NAME=array, ...)") from error
+        found = model.run(given)
+    whole = outputs.with_name(f".{outputs.name}.{os.getpid()}")
+    try:
+        with open(whole, "wb") as out:
+            np.savez(out, allow_pickle=False, **found)
+        whole.replace(outputs)
+    except OSError as error:
+        raise FirstlightError("F614", "the outputs cannot be written", where=str(outputs),
+                              why=error.strerror or str(error), try_="another place") from error
+    finally:
+        whole.unlink(missing_ok=True)
+    return {name: [array.dtype.name, *array.shape] for name, array in found.items()}
 
 
 def _memory(dtype: str) -> np.dtype[Any]:

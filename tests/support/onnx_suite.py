@@ -1,7 +1,7 @@
 """The backend suite of the package `onnx`, through our importer: what passes, and why not.
 
-    python -m tests.frontend.onnx.suite            three numbers, and the reasons for the rest
-    python -m tests.frontend.onnx.suite -v NAME    what happens to cases whose name has NAME
+    python -m support.onnx_suite            three numbers, and the reasons for the rest
+    python -m support.onnx_suite -v NAME    what happens to cases whose name has NAME
 
 A case is a model with inputs and outputs that are not ours. Its model is stamped with the opset in
 which its operator last changed; where that is not one of ours, and the operator is the same in the
@@ -10,6 +10,7 @@ nearest opset that is, it is read as that.
 
 from __future__ import annotations
 
+import importlib
 import sys
 import warnings
 from collections import Counter
@@ -53,13 +54,23 @@ class Outcome:
     off: float = 0.0
 
 
-def cases(name: str = "") -> list[Case]:
-    """All node cases whose name has `name`; one for each set of data."""
+QUICK = ("add", "attention", "cast", "cumsum", "dequantizelinear", "div", "einsum", "equal", "gather",
+         "gathernd", "gelu", "gemm", "layernormalization", "matmul", "mod", "pow",
+         "quantizelinear", "reduce_log_sum_exp", "reducesum", "reshape", "rmsnormalization",
+         "rotaryembedding", "scatternd", "slice", "softmax", "split", "topk", "trilu", "where")
+"""Files of the suite that are quickly made, and have what transformers use."""
+
+
+def cases(name: str = "", files: tuple[str, ...] = ()) -> list[Case]:
+    """All node cases whose name has `name`, or those of some `files`; one for each set of data."""
+    from onnx.backend.test.case import node
     from onnx.backend.test.loader import load_model_tests
 
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        found = load_model_tests(kind="node")
+        for file in files:
+            importlib.import_module(f"onnx.backend.test.case.node.{file}")
+        found = list(node._NodeTestCases) if files else load_model_tests(kind="node")
     out = []
     for test in found:
         if name not in test.name:
