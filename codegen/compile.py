@@ -122,6 +122,7 @@ def prepare(module: Module, max_positions: int, target: Target, options: Compile
             try_="leave --runner out",
         )
     chosen = target.chosen(options.options)
+    target = target.configured(chosen) if target.configured else target
     pipeline = PIPELINE if options.pipeline is None else options.pipeline
     passes = parse(pipeline)
     if any(isinstance(p, Specialize) for p in passes):

@@ -12,6 +12,7 @@ from firstlight.ir.dims import Size
 DTYPES = ("f32", "i32", "bool")
 BLOCK_FP8 = "fp8e4m3/128x128:ue8m0"
 GROUP_FP4 = "fp4e2m1/32:ue8m0"
+MXFP8 = "fp8e4m3/32:ue8m0"
 GROUP_INT8 = "int8/32:bf16"
 GROUP_INT4 = "int4/32:bf16"
 STATE_KINDS = ("ring", "partial", "entries")
@@ -54,13 +55,15 @@ CODECS: Mapping[str, Codec] = {
     "f16": Codec("float16"),
     BLOCK_FP8: Codec("uint8", 1, (128, 128), "uint8"),
     GROUP_FP4: Codec("uint8", 2, (1, 32), "uint8"),
+    MXFP8: Codec("uint8", 1, (1, 32), "uint8"),
     GROUP_INT8: Codec("uint8", 1, (1, 32), "uint16"),
     GROUP_INT4: Codec("uint8", 2, (1, 32), "uint16"),
     "i32": Codec("int32"),
     "i64": Codec("int64"),
 }
-REAL = tuple(name for name in CODECS if name not in ("i32", "i64"))
-"""Codecs of real numbers; the others are those of tables."""
+REAL = tuple(name for name in CODECS if name not in ("i32", "i64", MXFP8))
+"""Codecs of real numbers that weights come in; the others are those of tables, and MXFP8, which
+packed weights may have."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from firstlight.ir.types import (
     GROUP_FP4,
     GROUP_INT4,
     GROUP_INT8,
+    MXFP8,
     StateType,
     TensorType,
     Type,
@@ -160,6 +161,7 @@ def decode_e8m0(code: Expr) -> Expr:
 
 GROUPS = {
     GROUP_FP4: (decode_e2m1, decode_e8m0),
+    MXFP8: (decode_e4m3, decode_e8m0),
     GROUP_INT8: (decode_integer(8), decode_bf16),
     GROUP_INT4: (decode_integer(4), decode_bf16),
 }

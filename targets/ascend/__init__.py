@@ -12,9 +12,11 @@ from functools import partial
 from pathlib import Path
 
 from firstlight.codegen.kernel import Kernel
-from firstlight.codegen.target import Executor, Source, Target, Tool
+from firstlight.codegen.target import Executor, Option, Override, Source, Target, Tool
+from firstlight.ir.types import BLOCK_FP8, GROUP_FP4
 from firstlight.passes.capabilities import Capabilities, MemorySpace
-from firstlight.targets.ascend.skus import L0A, L0B, L0C, L1, UB, sku
+from firstlight.targets.ascend.mx import EXPERTS, FP8, Extern, MxPacker, extern, overrides
+from firstlight.targets.ascend.skus import L0A, L0B, L0C, L1, SKUS, UB, sku
 
 DEFAULT = {"ascend-950pr": "Ascend950PR_9589", "ascend-950dt": "Ascend950DT_9582"}
 
@@ -35,6 +37,8 @@ def _build(chip: str, kernels: Mapping[str, Kernel], folder: Path,
 def _emulate(chip: str, kernels: Mapping[str, Kernel], folder: Path) -> Executor | None:
     from firstlight.targets.ascend.execute import emulate
 
+    if any(isinstance(kernel, Extern) for kernel in kernels.values()):
+        return None
     return emulate(chip, kernels)
 
 
@@ -56,8 +60,27 @@ def _versions() -> Mapping[str, str]:
     return {**versions(), **({} if found is None else {"bishengir-compile-a5": digest(found)})}
 
 
-def _target(name: str, chip: str) -> Target:
+def _overrides(values: Mapping[str, str]) -> Mapping[str, Override]:
+    formats = [codec for codec, name in ((GROUP_FP4, "experts"), (BLOCK_FP8, "fp8"))
+               if values[name] == "mxfp8"]
+    bound = {"expert_linear": extern} if values["experts"] == "extern" else {}
+    return {**overrides(formats), **bound}
+
+
+def _options(chip: str) -> Mapping[str, Option]:
+    """What `--option` can choose; `chip` is the default."""
+    line = sku(chip).line
+    chips = {f"{s.line}_{c}": f"{s.cube} cube and {s.vector} vector cores"
+             for s in SKUS if s.line == line for c in s.chips}
+    return {"chip": Option({chip: chips[chip], **chips}), "experts": Option(EXPERTS),
+            "fp8": Option(FP8)}
+
+
+def _target(name: str, values: Mapping[str, str]) -> Target:
+    """A target with a value for each option."""
+    chip = values["chip"]
     series = sku(chip)
+    missing = {"expert_ffn": "its products are the vendor's op, one by one (experts=extern)"}
     return Target(
         name=name,
         summary=f"{chip}: {series.cube} cube and {series.vector} vector cores",
@@ -71,9 +94,15 @@ def _target(name: str, chip: str) -> Target:
         build=partial(_build, chip),
         emulate=partial(_emulate, chip),
         launcher="acl",
+        options=_options(DEFAULT[name]),
+        configured=partial(_target, name),
+        missing=missing if values["experts"] == "extern" else {},
+        overrides=partial(_overrides, values),
+        packer=MxPacker(),
         tools=_tools,
         versions=_versions,
     )
 
 
-TARGETS = tuple(_target(name, chip) for name, chip in DEFAULT.items())
+TARGETS = tuple(_target(name, {option: choice.default for option, choice in _options(chip).items()})
+                for name, chip in DEFAULT.items())

@@ -88,12 +88,16 @@ def build(chip: str, kernels: Mapping[str, Kernel], folder: Path,
     names = sorted({m.name for one in made.values() for m in one.modules})
     files |= {f"lowered/{n}.mlir": builder.lowered[n].module for n in names
               if n in builder.lowered}
-    files["launch.json"] = _json(_table(names, made, builder))
+    externs = {n: one.extern for n, one in sorted(made.items()) if one.extern is not None}
+    files |= {f"extern/{name}.json": _json(binding) for name, binding in externs.items()}
+    files["launch.json"] = _json(_table(names, list(externs), made, builder))
     files["build.sh"] = _script(chip, names, bool(builder.lowered))
-    if not builder.lowered:
+    if names and not builder.lowered:
         files["commands.txt"] = "".join(
             f"{line}\n" for line in [f"pip install {PACKAGE}", "sh build.sh"])
-    notes = [warning(), *(note for one in made.values() for note in one.notes)]
+    notes = [warning(), *(note for one in made.values() for note in one.notes),
+             *(f"{name} is {binding['op']} of CANN, which has to be bound to it: nothing here "
+               f"makes objects/{name}.o" for name, binding in externs.items())]
     if any(notes):
         files["notes.txt"] = "".join(f"{note}\n" for note in notes if note)
     code = folder / "code"
@@ -103,15 +107,18 @@ def build(chip: str, kernels: Mapping[str, Kernel], folder: Path,
     return [code / path for path in sorted(files)]
 
 
-def _table(names: Sequence[str], made: Mapping[str, Emitted], builder: Builder) -> dict[str, Any]:
+def _table(names: Sequence[str], externs: Sequence[str], made: Mapping[str, Emitted],
+           builder: Builder) -> dict[str, Any]:
     """``launch.json``: as docs/artifact.md has it, and what only this chip's launcher reads."""
-    number = {name: i for i, name in enumerate(names)}
+    number = {name: i for i, name in enumerate([*names, *externs])}
     folder = "lowered" if builder.lowered else "mlir"
     records = {name: {**one.record, "launches": [
         {**launch, "module": number[launch["entry"]]} for launch in one.record["launches"]]}
         for name, one in made.items()}
     cores = {n: builder.lowered[n].core for n in names if n in builder.lowered}
-    return {"schema": 1, "modules": [f"{folder}/{n}.mlir" for n in names], "kernels": records,
+    return {"schema": 1, "kernels": records,
+            "modules": [*(f"{folder}/{n}.mlir" for n in names),
+                        *(f"extern/{n}.json" for n in externs)],
             "chip": {"name": builder.chip, "cores": cores, "sync_block_locks": 0,
                      "arguments": "memories in order, then S and the grid's three sides as int32"}}
 

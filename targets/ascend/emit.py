@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from firstlight.codegen.nests.nodes import Node, const, make
 from firstlight.codegen.nests.program import Program, program
 from firstlight.codegen.target import Source
 from firstlight.targets.ascend.functions import ALIGN, CORES, Emitter, Function
+from firstlight.targets.ascend.mx import Extern
 
 BUDGETS = (4096, 2048, 1024, 512, 256, 128)
 FORMS = [(budget, cube) for cube in (True, False) for budget in BUDGETS]
@@ -32,11 +33,12 @@ class Module:
 
 @dataclass(frozen=True)
 class Emitted:
-    """A kernel's modules, and its row of ``launch.json``."""
+    """A kernel's modules, and its row of ``launch.json``; `extern` if it is the vendor's op."""
 
     modules: tuple[Module, ...]
     record: dict[str, Any]
     notes: tuple[str, ...] = ()
+    extern: Mapping[str, Any] | None = None
 
 
 def emitted(kernel: Kernel, accept: Callable[[Module, bool], str] | None = None) -> Emitted:
@@ -47,6 +49,12 @@ def emitted(kernel: Kernel, accept: Callable[[Module, bool], str] | None = None)
             then, and products on vector cores. It raises what it says of the last one. Without it
             the first form is taken, and nothing but the kernel decides the text.
     """
+    if isinstance(kernel, Extern):
+        pointers = len(kernel.func.params) - 1
+        launch = {"entry": kernel.name, "module": 0, "grid": [1], "group": [1], "shared": 0,
+                  "args": [*range(pointers), "S"]}
+        return Emitted((), {"pointers": pointers, "workspace": 0, "launches": [launch]},
+                       extern=kernel.binding)
     steps = program(kernel)
     modules, launches, notes = [], [], []
     for i in range(len(steps.steps)):
