@@ -193,9 +193,10 @@ def _libraries() -> tuple[bytes, ...]:
 
 @functools.cache
 def _linked(name: str) -> bool:
-    # names stand without separators in bitcode: a hit may be the beginning of a longer one
+    # a whole name stands somewhere with no more of a name after it
     symbol = name if name.startswith("_mlir_ciface_") else f"_mlir_ciface_{name}"
-    return any(symbol.encode() in library for library in _libraries())
+    whole = re.compile(re.escape(symbol.encode()) + rb"(?![A-Za-z0-9_])")
+    return any(whole.search(library) for library in _libraries())
 
 
 def unlinked(module: str) -> Iterator[str]:

@@ -10,7 +10,7 @@ from firstlight.codegen.kernel import Kernel
 from firstlight.runtime.errors import FirstlightError
 from firstlight.targets.ascend import compiler
 from firstlight.targets.ascend.build import Builder, build
-from firstlight.targets.ascend.emit import BUDGETS, emitted, source
+from firstlight.targets.ascend.emit import BUDGETS, Module, emitted, source
 from firstlight.targets.ascend.skus import SKUS, sku
 from firstlight.targets.conform.cases import all_cases
 from firstlight.targets.conform.units import units
@@ -170,6 +170,54 @@ def test_tiles_beyond_the_memory_are_told_apart():
 def test_a_function_that_does_not_exist_does_not_link():
     calls = "func.func private @vadd_of_nothing(f32)\nfunc.func private @sort_1d_int64_t(f32)"
     assert list(compiler.unlinked(calls)) == ["vadd_of_nothing"]
+
+
+MATMUL_MX = """module {
+  func.func @mx(%a: memref<?xLEFT>, %b: memref<?xRIGHT>, %sa: memref<?xi8>, %sb: memref<?xi8>,
+                %c: memref<?xf32>, %gx: i32, %gy: i32, %gz: i32, %px: i32, %py: i32, %pz: i32)
+      attributes {global_kernel = "local"} {
+    %0 = arith.constant 0 : index
+LOADS    %zero = arith.constant 0.0 : f32
+    %empty = tensor.empty() : tensor<64x64xf32>
+    %none = linalg.fill ins(%zero : f32) outs(%empty : tensor<64x64xf32>) -> tensor<64x64xf32>
+    %sum = hfusion.matmul_mx {lhsFormat = LKIND : i32, rhsFormat = RKIND : i32}
+      ins(%ta, %tb, %tsa, %tsb : tensor<64x128xLEFT>, tensor<128x64xRIGHT>, tensor<64x4xi8>,
+          tensor<64x4xi8>) outs(%none : tensor<64x64xf32>) -> tensor<64x64xf32>
+    %out = memref.reinterpret_cast %c to offset: [%0], sizes: [64, 64], strides: [64, 1] :
+      memref<?xf32> to memref<64x64xf32, strided<[64, 1], offset: ?>>
+    bufferization.materialize_in_destination %sum in writable %out :
+      (tensor<64x64xf32>, memref<64x64xf32, strided<[64, 1], offset: ?>>) -> ()
+    return
+  }
+}
+"""
+LOAD = """    %v{0} = memref.reinterpret_cast %{0} to offset: [%0], sizes: [{1}, {2}], strides:
+      [{2}, 1] : memref<?x{3}> to memref<{1}x{2}x{3}, strided<[{2}, 1], offset: ?>>
+    %m{0} = memref.alloc() : memref<{1}x{2}x{3}>
+    memref.copy %v{0}, %m{0} : memref<{1}x{2}x{3}, strided<[{2}, 1], offset: ?>> to
+      memref<{1}x{2}x{3}>
+    %t{0} = bufferization.to_tensor %m{0} restrict writable : memref<{1}x{2}x{3}>
+"""
+
+
+def matmul_mx(left: str, right: str) -> str:
+    """A product of MX formats: ``f8E4M3FN``, or ``i8`` for two FP4 codes."""
+    shapes = (("a", 64, 128, left), ("b", 128, 64, right), ("sa", 64, 4, "i8"), ("sb", 64, 4, "i8"))
+    kinds = {"i8": "3", "f8E4M3FN": "2"}
+    words = {"LEFT": left, "RIGHT": right, "LOADS": "".join(LOAD.format(*s) for s in shapes),
+             "LKIND": kinds[left], "RKIND": kinds[right]}
+    return re.sub("LEFT|RIGHT|LOADS|LKIND|RKIND", lambda m: words[m[0]], MATMUL_MX)
+
+
+@pytest.mark.chip
+@needs_compiler
+def test_fp4_times_fp8_is_taken_by_the_compiler_and_does_not_link():
+    builder = Builder(CHIP)
+    assert builder.accept(Module("mx", matmul_mx("f8E4M3FN", "f8E4M3FN"))) == ""
+    mixed = Module("mx_mixed", matmul_mx("i8", "f8E4M3FN"))
+    assert "F476" in builder.accept(mixed)
+    with pytest.raises(FirstlightError, match="calls mmadmxL1_int8_t_to_float, which"):
+        builder.accept(mixed, last=True)
 
 
 @pytest.mark.chip
