@@ -37,8 +37,14 @@ _FMA = """__kernel void fma_rate(__global float* out, float a, float b) {
 class OpenClDriver:
     """A ``device.Driver``: one device and its context. Raises F515 or F516 if there is none."""
 
+    used_by = 0
+    """The process that used a driver's library first; those forked from it lack its threads."""
+
     def __init__(self, where: str) -> None:
         self.cl = cl = _package(where)
+        OpenClDriver.used_by = OpenClDriver.used_by or os.getpid()
+        if OpenClDriver.used_by != os.getpid():
+            raise _forked(where)
         self.context = _context(cl, where)
         (self.device, *_) = self.context.devices
         self.units = int(self.device.max_compute_units)
@@ -191,6 +197,16 @@ def _context(cl: Any, where: str) -> Any:
         where=where,
         why=why,
         try_=f"{PIP}    brings one that is this machine's processor",
+    )
+
+
+def _forked(where: str) -> FirstlightError:
+    return FirstlightError(
+        "F516",
+        "there is no OpenCL device in this process",
+        where=where,
+        why="it was forked from one that used the driver, whose threads are not here",
+        try_="multiprocessing.get_context('spawn')    or fork before the first model is loaded",
     )
 
 

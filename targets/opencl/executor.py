@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -22,12 +24,20 @@ if TYPE_CHECKING:
     from firstlight.codegen.simt import Scheduled
 
 
+ASK = """
+from firstlight.runtime.launchers.opencl import OpenClDriver
+print(OpenClDriver("this machine").device.name)
+"""
+
+
 def device_name() -> str | None:
-    """The device that the launcher would use; None where there is none."""
-    try:
-        return str(OpenClDriver("this machine").device.name)
-    except FirstlightError:
-        return None
+    """The device that the launcher would use; None where there is none.
+
+    A process of its own is asked: where a driver has been used, its threads are missing in all
+    processes that are forked later, and that is how kernels are tried.
+    """
+    done = subprocess.run([sys.executable, "-c", ASK], capture_output=True, text=True)
+    return None if done.returncode else done.stdout.strip()
 
 
 def executor(schedule: Callable[[str], Scheduled], folder: Path) -> OpenClExecutor | None:
