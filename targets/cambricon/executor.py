@@ -11,7 +11,7 @@ import numpy as np
 
 from firstlight.codegen.target import Array, Source
 from firstlight.runtime.errors import FirstlightError
-from firstlight.targets.cambricon.bang_library import compilers, library
+from firstlight.targets.cambricon.bang_library import compilers, library, server
 from firstlight.targets.cambricon.bang_machine import Outcome, Settings, machine
 from firstlight.targets.cambricon.chips import Chip
 
@@ -40,6 +40,7 @@ class BangExecutor:
         self.chip, self.sources = chip, sources
         self.settings = Settings(chip.arch, order, seed, check)
         self._workspaces: dict[tuple[str, int], Array] = {}
+        server()        # made here: a launch has a limit of its own
         names = sorted(sources)
         some = [names[i: i + TOGETHER] for i in range(0, len(names), TOGETHER)]
         with ThreadPoolExecutor(COMPILERS_AT_ONCE) as pool:
