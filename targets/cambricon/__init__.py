@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from firstlight.codegen.kernel import Kernel
-from firstlight.codegen.target import Source, Target, Tool
+from firstlight.codegen.target import Option, Source, Target, Tool
 from firstlight.passes.capabilities import Capabilities, MemorySpace
 from firstlight.targets.cambricon.chips import CHIPS, RESERVED, Chip
 
@@ -20,26 +20,31 @@ if TYPE_CHECKING:
     from firstlight.targets.cambricon.executor import BangExecutor
 
 
-def _emit(chip: Chip, kernel: Kernel) -> Source:
+MATMUL = Option({"matrix": "products by the matrix unit: reshape_filter, NRAM2WRAM, matmul",
+                 "vector": "products by vector instructions, should WRAM not be as we believe"})
+
+
+def _emit(chip: Chip, matrix: bool, kernel: Kernel) -> Source:
     from firstlight.targets.cambricon.emit import source
     from firstlight.targets.cambricon.lint import check
 
-    made = source(chip, kernel)
+    made = source(chip, kernel, matrix)
     check(made.files[f"{kernel.name}.mlu"].decode(), kernel.name, made.launch)
     return made
 
 
-def _build(chip: Chip, kernels: Mapping[str, Kernel], folder: Path,
+def _build(chip: Chip, matrix: bool, kernels: Mapping[str, Kernel], folder: Path,
            jobs: int | None = None) -> Sequence[Path]:
     from firstlight.targets.cambricon.build import build
 
-    return build(chip, partial(_emit, chip), kernels, folder)
+    return build(chip, partial(_emit, chip, matrix), kernels, folder)
 
 
-def _emulate(chip: Chip, kernels: Mapping[str, Kernel], scratch: Path) -> BangExecutor:
+def _emulate(chip: Chip, matrix: bool, kernels: Mapping[str, Kernel],
+             scratch: Path) -> BangExecutor:
     from firstlight.targets.cambricon.executor import BangExecutor
 
-    sources = {name: _emit(chip, kernel) for name, kernel in kernels.items()}
+    sources = {name: _emit(chip, matrix, kernel) for name, kernel in kernels.items()}
     return BangExecutor(chip, sources, scratch)
 
 
@@ -55,7 +60,8 @@ def _tools() -> tuple[Tool, ...]:
     )
 
 
-def _target(chip: Chip) -> Target:
+def _target(chip: Chip, chosen: Mapping[str, str]) -> Target:
+    matrix = chosen["matmul"] == "matrix"
     return Target(
         name=chip.name,
         summary=f"Cambricon {chip.product}: BANG C, executed in an emulator, never on a card",
@@ -66,12 +72,14 @@ def _target(chip: Chip) -> Target:
                     MemorySpace("wram", chip.wram), MemorySpace("nram", chip.nram - RESERVED)),
         ),
         requires={"arch": f"mtp_{chip.arch}"},
-        emit=partial(_emit, chip),
-        build=partial(_build, chip),
-        emulate=partial(_emulate, chip),
+        emit=partial(_emit, chip, matrix),
+        build=partial(_build, chip, matrix),
+        emulate=partial(_emulate, chip, matrix),
         launcher="cnrt",
+        options={"matmul": MATMUL},
+        configured=partial(_target, chip),
         tools=_tools,
     )
 
 
-TARGETS = tuple(map(_target, CHIPS))
+TARGETS = tuple(_target(chip, {"matmul": "matrix"}) for chip in CHIPS)

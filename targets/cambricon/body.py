@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from firstlight.codegen.nests.linear import coefficient, linear
-from firstlight.codegen.nests.nodes import Node, const, make, walk
+from firstlight.codegen.nests.nodes import Node, walk
 from firstlight.codegen.nests.program import Axis, Nest, Program, Repeat, Selection, Step
 from firstlight.codegen.nests.schedule import Tile, tiles
 from firstlight.targets.cambricon.chips import Chip

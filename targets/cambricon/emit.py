@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.nests.nodes import Node, const, make
@@ -17,6 +18,7 @@ from firstlight.targets.cambricon.text import ALIGN, TYPES, WIDTHS, Writer
 HEADER = "firstlight_bang.h"
 TASKS = 4
 """Of a launch: Union1, one cluster of four cores."""
+SIGNS = {"add": "+", "sub": "-", "mul": "*", "floordiv": "/"}
 BUDGETS = (8192, 4096, 2048, 1024, 512, 256, 128)
 """Most elements of a tile: the first that fits in NRAM with all that lives beside it."""
 
@@ -34,10 +36,11 @@ def source(chip: Chip, kernel: Kernel, matrix: bool = True) -> Source:
     names = [f"{name}_{i}" if names.count(name) > 1 else name for i, name in enumerate(names)]
     for budget in BUDGETS:
         writer = Writer(kernel.name, frozenset(names))
-        text = _function(steps, names, chip, writer, budget, matrix)
+        text, workspace = _function(steps, names, chip, writer, budget, matrix)
         if writer.nram.most <= chip.nram - RESERVED and writer.wram <= chip.wram:
             files = {f"{kernel.name}.mlu": text.encode(), HEADER: HELPERS.encode()}
-            launch = {"type": "union1", "dim": [TASKS, 1, 1], "budget": budget}
+            launch = {"type": "union1", "dim": [TASKS, 1, 1], "budget": budget,
+                      "workspace": workspace, "pointers": len(names)}
             return Source(files, kernel.name, launch,
                           {"nram_bytes": writer.nram.most, "wram_bytes": writer.wram})
     raise FirstlightError(
@@ -47,7 +50,7 @@ def source(chip: Chip, kernel: Kernel, matrix: bool = True) -> Source:
 
 
 def _function(steps: Program, names: Sequence[str], chip: Chip, writer: Writer, budget: int,
-              matrix: bool) -> str:
+              matrix: bool) -> tuple[str, Any]:
     places, end = {}, const(0)
     writer.line("if (__is_mpu()) {")
     writer.line("    return;")
@@ -68,18 +71,43 @@ def _function(steps: Program, names: Sequence[str], chip: Chip, writer: Writer, 
             "add", "int32", size, const(ALIGN - 1)), const(ALIGN)))
     body = Body(steps, chip, writer, places, budget, matrix)
     body.steps(steps.steps)
-    heads = [f"{TYPES[dtype]} *{name}" for name, (_, dtype) in zip(names, steps.pointers,
-                                                                  strict=True)]
-    host = Writer(steps.name)
-    total = Scalars(host, {}, {"S": "S"}).text(make("mul", "int32", end, const(ALIGN)))
-    name = steps.name
+    heads = [f"{TYPES[dtype]} *{name}"
+             for name, (_, dtype) in zip(names, steps.pointers, strict=True)]
+    end = make("mul", "int32", end, const(ALIGN))
+    name, given = steps.name, [*names, "workspace", "S"]
+    parameters = ", ".join([*heads, "uint8_t *workspace", "int32_t S"])
     return "\n".join([
         f'#include "{HEADER}"', "",
         *[f"__nram__ uint8_t {name}_nram[{writer.nram.most}];"] * bool(writer.nram.most),
         *[f"__wram__ float {name}_wram[{writer.wram // 4}];"] * bool(writer.wram), "",
-        f"int64_t {name}_workspace(int64_t S) {{", *host.lines, f"    return {total};", "}", "",
-        f"__mlu_global__ void {name}({', '.join([*heads, 'uint8_t *workspace', 'int32_t S'])}) {{",
-        *writer.lines, "}", ""])
+        f'extern "C" __mlu_global__ void {name}({parameters}) {{', *writer.lines, "}", "",
+        f"int64_t {name}_workspace(int64_t S) {{", f"    return {_host(end)};", "}", "",
+        "#ifdef FIRSTLIGHT_LAUNCHERS", "#include <cnrt.h>",
+        f'extern "C" void {name}_launch(cnrtQueue_t queue, {parameters}) {{',
+        f"    cnrtDim3_t dim = {{{TASKS}, 1, 1}};",
+        f"    {name}<<<dim, cnrtFuncTypeUnion1, queue>>>({', '.join(given)});", "}", "#endif",
+        ""]), _size(end)
+
+
+def _host(node: Node) -> str:
+    """A size as C of the host: it is not negative, so that C's own division serves."""
+    if node.number is not None:
+        return str(node.number)
+    if node.op == "var":
+        return "S"
+    a, b = map(_host, node.args)
+    if node.op in ("max", "min"):
+        return f"({a} {'>' if node.op == 'max' else '<'} {b} ? {a} : {b})"
+    return f"({a} {SIGNS[node.op]} {b})"
+
+
+def _size(node: Node) -> Any:
+    """A size as the runtime reads it."""
+    if node.number is not None:
+        return node.number
+    if node.op == "var":
+        return "S"
+    return [node.op, *map(_size, node.args)]
 
 
 def _workspace(steps: Sequence[Step]) -> Iterator[Memory]:

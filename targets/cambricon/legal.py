@@ -13,7 +13,7 @@ import numpy as np
 
 from firstlight.codegen.nests.nodes import INTEGERS, Node, const, make, rebuild
 
-F, I = "float32", "int32"
+REAL, WHOLE = "float32", "int32"
 HALF_BITS = ~0xFFF
 """Keeps the upper twelve bits of a float's fraction: products of such halves are exact."""
 ROUND = 1.5 * 2.0**23
@@ -26,15 +26,15 @@ WIDE_SHIFT = 31
 
 
 def _f(op: str, *args: Node) -> Node:
-    return make(op, F, *args)
+    return make(op, REAL, *args)
 
 
 def _i(op: str, *args: Node) -> Node:
-    return make(op, I, *args)
+    return make(op, WHOLE, *args)
 
 
 def _real(value: float) -> Node:
-    return const(value, F)
+    return const(value, REAL)
 
 
 @dataclass
@@ -81,7 +81,7 @@ class Legal:
         return self.node(rule(*node.args))
 
     def _rule(self, node: Node) -> Callable[..., Node] | None:
-        real = node.dtype == F
+        real = node.dtype == REAL
         if node.op in ("floordiv", "mod") and not real:
             return lambda a, b: self.quotient(node.op, a, b)
         if node.op in ("shl", "shr") and self.varies(node.args[1]):
@@ -100,7 +100,7 @@ class Legal:
         whole = _f("fabs", first)
         fine = make("and", "bool", make("lt", "bool", whole, _real(1e30)),
                     make("gt", "bool", whole, _real(1e-30)))
-        return make("select", F, fine, better, first)
+        return make("select", REAL, fine, better, first)
 
     def quotient(self, op: str, a: Node, b: Node) -> Node:
         """a / b rounded down, or what is left; any int32 by a positive divisor."""
@@ -109,18 +109,18 @@ class Legal:
             if op == "mod":
                 return _i("and", a, const(divisor - 1))
             return _i("shr", a, const(divisor.bit_length() - 1))
-        size = make("cast", F, b)
+        size = make("cast", REAL, b)
         share = _real(1 / divisor) if divisor else _f("div", _real(1.0), size)
 
         def about(rest: Node) -> Node:
-            return make("cast", I, _f("floor", _f("mul", make("cast", F, rest), share)))
+            return make("cast", WHOLE, _f("floor", _f("mul", make("cast", REAL, rest), share)))
 
         whole = about(a)
         rest = _i("sub", a, _i("mul", whole, b))
         more = about(rest)
         whole, rest = _i("add", whole, more), _i("sub", rest, _i("mul", more, b))
-        low = make("cast", I, make("lt", "bool", rest, const(0)))
-        high = make("cast", I, make("ge", "bool", rest, b))
+        low = make("cast", WHOLE, make("lt", "bool", rest, const(0)))
+        high = make("cast", WHOLE, make("ge", "bool", rest, b))
         fix = _i("sub", high, low)
         return _i("sub", rest, _i("mul", fix, b)) if op == "mod" else _i("add", whole, fix)
 
@@ -149,19 +149,19 @@ class Legal:
 
 def _bf16(node: Node) -> Node | None:
     """A load of sixteen bits that become the upper half of a float."""
-    if node.op != "reinterpret" or node.dtype != F or node.args[0].op != "shl":
+    if node.op != "reinterpret" or node.dtype != REAL or node.args[0].op != "shl":
         return None
     code, amount = node.args[0].args
     if amount.args != (16,) or code.op != "cast" or code.args[0].op != "load":
         return None
-    return make("bf16", F, code.args[0]) if code.args[0].dtype == "uint16" else None
+    return make("bf16", REAL, code.args[0]) if code.args[0].dtype == "uint16" else None
 
 
 def _upper(x: Node) -> Node:
     if x.op == "const":
         bits = np.float32(x.args[0]).view(np.int32) & HALF_BITS
         return _real(float(np.int32(bits).view(np.float32)))
-    return make("reinterpret", F, _i("and", make("reinterpret", I, x), const(HALF_BITS)))
+    return make("reinterpret", REAL, _i("and", make("reinterpret", WHOLE, x), const(HALF_BITS)))
 
 
 def _less(a: Node, b: Node) -> Node:
@@ -196,15 +196,15 @@ def log1p(x: Node) -> Node:
     whole = _f("add", x, _real(1.0))
     got = _f("sub", whole, _real(1.0))
     flat = make("eq", "bool", got, _real(0.0))
-    share = _f("div", x, make("select", F, flat, _real(1.0), got))
-    return make("select", F, flat, x, _f("mul", _f("log", whole), share))
+    share = _f("div", x, make("select", REAL, flat, _real(1.0), got))
+    return make("select", REAL, flat, x, _f("mul", _f("log", whole), share))
 
 
 def tanh(x: Node) -> Node:
     """(1 - t) / (1 + t) with the sign of x, where t = exp(-2 |x|)."""
     t = exp(_f("mul", _f("fabs", x), _real(-2.0)))
     size = _f("div", _f("sub", _real(1.0), t), _f("add", t, _real(1.0)))
-    return make("select", F, make("lt", "bool", x, _real(0.0)),
+    return make("select", REAL, make("lt", "bool", x, _real(0.0)),
                 _f("sub", _real(0.0), size), size)
 
 
@@ -231,11 +231,11 @@ def _turn(x: Node, ahead: int) -> Node:
     square = _f("mul", rest, rest)
     odd = _f("add", rest, _f("mul", _f("mul", rest, square), _series(square, SINE)))
     even = _f("add", _f("mul", square, _series(square, COSINE)), _real(1.0))
-    quarter = _i("and", _i("add", make("cast", I, count), const(ahead)), const(3))
+    quarter = _i("and", _i("add", make("cast", WHOLE, count), const(ahead)), const(3))
     swap = make("ne", "bool", _i("and", quarter, const(1)), const(0))
     back = make("ge", "bool", quarter, const(2))
-    size = make("select", F, swap, even, odd)
-    return make("select", F, back, _f("sub", _real(0.0), size), size)
+    size = make("select", REAL, swap, even, odd)
+    return make("select", REAL, back, _f("sub", _real(0.0), size), size)
 
 
 def _series(x: Node, terms: tuple[float, ...]) -> Node:
@@ -247,7 +247,7 @@ def _series(x: Node, terms: tuple[float, ...]) -> Node:
 
 def popcount(x: Node) -> Node:
     """Number of ones of a non-negative int32: sums of neighbours, twice as wide each time."""
-    x = make("cast", I, x) if x.dtype not in INTEGERS else x
+    x = make("cast", WHOLE, x) if x.dtype not in INTEGERS else x
     for mask, by in ((0x55555555, 1), (0x33333333, 2), (0x0F0F0F0F, 4), (0x00FF00FF, 8),
                      (0x0000FFFF, 16)):
         high = _i("shr", x, const(by))
