@@ -6,6 +6,7 @@ Nothing in the document is measured, and each table says so.
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import Any
 
 from firstlight import targets
 from firstlight.codegen.estimate import Point, prefill, step
-from firstlight.codegen.rates import Rates
+from firstlight.codegen.estimate_launches import emitted_launches
+from firstlight.codegen.rates import MEANINGS, Rates
 from firstlight.frontend.checkpoint import read_config
 from firstlight.frontend.config import ModelConfig
 from firstlight.frontend.model import config_types, trace_model
@@ -24,18 +26,27 @@ from firstlight.runtime.errors import FirstlightError
 
 __all__ = ["Point", "estimate"]
 
+TERM_OF = {"memory": "memory", "vector": "vector", "lanes": "lanes", "link": "sent",
+           "launch": "launch"}
+"""The term that a rate belongs to; all others are products."""
+
 ASSUMED = (
     "every number is estimated: a kernel takes as long as the slowest of memory, products, and "
     "vector and lane work, plus a launch",
     "weights as released, values between kernels in 16 bits; a fused op is one kernel",
     "sequences are dealt out to chips, and experts; each chip has all other weights",
     "the time of drafting is not in it, nor sampling, nor the host",
+    "a rate that nobody has published is left out: then times are at least, tokens at most",
 )
 
 
-def estimate(config: Path, target: str, point: Point, chunk: int, way: str = "", card: str = ""
-             ) -> dict[str, Any]:
+def estimate(config: Path, target: str, point: Point, chunk: int, way: str = "", card: str = "",
+             given: Mapping[str, float] | None = None, emitted: bool = False) -> dict[str, Any]:
     """The document of `firstlight estimate`. Reads the config only.
+
+    Args:
+        given: rates of the card by name, in the place of what its target knows of it.
+        emitted: count the launches that the target's emitter makes today, too.
 
     Raises F430 for an unknown target and F478 for one whose rates, card or way is unknown.
     """
@@ -49,17 +60,19 @@ def estimate(config: Path, target: str, point: Point, chunk: int, way: str = "",
     model = read_config(config)
     module = run_pipeline(trace_model(model, config_types(model)), parse(PIPELINE))
     cards = _cards(book, chosen.name, card)
-    first = cards[0]
+    first = cards[0] = _given(cards[0], given or {})
     if way and way not in first.ways:
         raise FirstlightError(
             "F478", f"experts cannot be multiplied in the way {way!r}", where=f"--experts {way}",
             why=f"{first.name} has {', '.join(first.ways) or 'one way only'}",
             try_=f"--experts {next(iter(first.ways), '')}".strip())
+    ways = {name: step(module, first.using(name), point) for name in first.ways}
     cards = [card.using(way) for card in cards]
     steps = {card.name: step(module, card, point) for card in cards}
     own = steps[first.name]
-    return {
+    document = {
         "kind": "estimate", "model": str(config), "target": chosen.name, "card": first.name,
+        "source": first.source, "given": dict(given or {}), "unknown": first.unknown,
         "experts": way or next(iter(first.ways), "as stored"), "context": point.context,
         "batch": point.batch, "chips": point.chips, "drafts": point.tokens - 1,
         "accepted": point.accepted, "state_format": point.state, "assumed": list(ASSUMED),
@@ -67,26 +80,60 @@ def estimate(config: Path, target: str, point: Point, chunk: int, way: str = "",
         "prefill_estimated": {
             card.name: _prefill(prefill(module, card, replace(point, batch=point.chips), chunk))
             for card in cards},
+        "ways_estimated": {name: _decode(one) for name, one in ways.items()},
         "layers_estimated": {name: {"calls": f["calls"], "kernels": f["kernels"],
                                     "microseconds_each": round(f["seconds"] * 1e6, 1)}
                              for name, f in own["functions"].items()},
         "operations_estimated": {name: {"milliseconds": round(s * 1e3, 3),
-                                        "share": round(s / own["seconds"], 3)}
+                                        "share": round(s / max(own["seconds"], 1e-30), 3)}
                                  for name, s in own["ops"].items()},
+        "work_estimated": {f"{name} of a step": float(f"{n:.4g}")
+                           for name, n in own["work"].items() if n},
         "published": list(_published(module, model, book, chosen.name)),
     }
+    if emitted:
+        found = emitted_launches(trace_model(model, config_types(model)),
+                                 min(point.context, model.max_position_embeddings), chosen)
+        document["launches_emitted"] = {**found, "all": _launches(found, own, first)}
+    return document
+
+
+def _launches(found: Mapping[str, Mapping[str, int]], own: Mapping[str, Any], card: Rates
+              ) -> dict[str, Any]:
+    """The sum, and what a step takes if each of these launches costs what a launch is said to."""
+    calls, launches = (sum(row[k] for row in found.values()) for k in ("calls", "launches"))
+    more = own["seconds"] + (launches - own["kernels"]) * card.launch
+    return {"calls": calls, "launches": launches,
+            "ms_of_a_step_estimated": None if math.isnan(more) else round(more * 1e3, 3)}
+
+
+def _given(card: Rates, given: Mapping[str, float]) -> Rates:
+    try:
+        return card.having(given)
+    except KeyError as error:
+        known = ", ".join([*MEANINGS, *card.products])
+        raise FirstlightError(
+            "F478", f"a rate {error.args[0]!r} is not known", where=f"--rate {error.args[0]}=...",
+            why=f"{card.name} has {known}", try_="--rate memory=1.2e12") from error
 
 
 def _decode(one: Mapping[str, Any]) -> dict[str, Any]:
-    parts = {f"{name}_ms": round(s * 1e3, 3) for name, s in one["terms"].items()}
-    return {"tokens_per_second_of_a_chip": round(one["tokens_per_second"], 1),
-            "ms_per_token": round(one["seconds_per_token"] * 1e3, 3), **parts,
-            "memory_filled": round(one["room"], 3)}
+    """A row; a term whose rate is unknown is empty, and named."""
+    unknown = {TERM_OF.get(name, "product") for name in one["left_out"]}
+    parts = {f"{name}_ms": None if name in unknown and not s else round(s * 1e3, 3)
+             for name, s in one["terms"].items()}
+    return {"tokens_per_second_of_a_chip": _rounded(one["tokens_per_second"], 1),
+            "ms_per_token": _rounded(one["seconds_per_token"] * 1e3 or None, 3), **parts,
+            "memory_filled": _rounded(one["room"], 3), "left_out": one["left_out"]}
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
 
 
 def _prefill(one: Mapping[str, Any]) -> dict[str, Any]:
-    return {"tokens_per_second_of_a_chip": round(one["tokens_per_second"], 1),
-            "seconds": round(one["seconds"], 3)}
+    return {"tokens_per_second_of_a_chip": _rounded(one["tokens_per_second"], 1),
+            "seconds": _rounded(one["seconds"] or None, 3), "left_out": one["left_out"]}
 
 
 def _published(module: Module, model: ModelConfig, book: Mapping[str, ModuleType], target: str
@@ -124,7 +171,7 @@ def _books() -> dict[str, ModuleType]:
 
 
 def _cards(book: Mapping[str, ModuleType], target: str, card: str) -> list[Rates]:
-    """The card that is asked for, the target's others, then those of other targets."""
+    """The card that is asked for, the target's others, then what is known of other targets."""
     own = list(book[target].CARDS[target])
     name = card or book[target].DEFAULTS[target]
     if name not in {c.name for c in own}:
@@ -134,4 +181,4 @@ def _cards(book: Mapping[str, ModuleType], target: str, card: str) -> list[Rates
     own.sort(key=lambda c: c.name != name)
     seen = {c.name for c in own}
     others = [c for other in sorted(book) for c in book[other].CARDS[other]]
-    return own + [c for c in others if c.name not in seen]
+    return own + [c for c in others if c.name not in seen and not math.isnan(c.memory)]

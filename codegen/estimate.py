@@ -3,19 +3,20 @@
 Each op is one kernel. It takes as long as the slowest of what its pipes do at the same time: bytes
 from memory (short rows at a lower rate), products, element-wise and cross-lane work; and a launch.
 What a chip can do is data (`firstlight.codegen.rates`); what an op does comes from its types and
-the op table's costs.
+the op table's costs. A rate that nobody has published leaves its term out.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from firstlight.codegen.rates import Rates
+from firstlight.codegen.rates import Product, Rates
 from firstlight.ir import dims
-from firstlight.ir.core import Function, Module, Op
+from firstlight.ir.core import Module, Op
 from firstlight.ir.registry import TABLE
 from firstlight.ir.types import StateType, TensorType, Type
 
@@ -68,10 +69,24 @@ class Work:
     registers: float = 0.0
     sent: float = 0.0
 
+    def amounts(self) -> Iterator[tuple[str, float]]:
+        """(what, how much) for sums over kernels."""
+        yield "bytes", sum(n for n, _ in self.bytes)
+        yield from ((f"{kind} operations", n) for kind, n in self.products.items())
+        yield "vector operations", self.vector
+        yield "registers across lanes", self.registers
+        yield "sent bytes", self.sent
+
+
+TERMS = ("memory", "product", "vector", "lanes", "sent", "launch")
+
 
 @dataclass(frozen=True)
 class Terms:
-    """Seconds of each term; `total` is that of the slowest, a launch, and what is sent."""
+    """Seconds of each term; `total` is that of the slowest, a launch, and what is sent.
+
+    `left_out` names the rates that are unknown and would be needed.
+    """
 
     memory: float = 0.0
     product: float = 0.0
@@ -79,35 +94,51 @@ class Terms:
     lanes: float = 0.0
     sent: float = 0.0
     launch: float = 0.0
+    left_out: frozenset[str] = frozenset()
 
     @property
     def total(self) -> float:
-        """Seconds of the kernel."""
+        """Seconds of the kernel; at least, where something is left out."""
         return max(self.memory, self.product, self.vector + self.lanes) + self.sent + self.launch
 
     @property
     def bound(self) -> str:
         """The term that is longest."""
-        return max(("memory", "product", "vector", "lanes", "sent", "launch"),
-                   key=lambda name: float(getattr(self, name)))
+        return max(TERMS, key=lambda name: float(getattr(self, name)))
 
 
 def terms(work: Work, rates: Rates) -> Terms:
     """Seconds of each term on a chip."""
-    return Terms(
-        sum(n / (rates.memory * rates.share(row)) for n, row in work.bytes),
-        sum(n / rates.products[kind] for kind, n in work.products.items()),
-        work.vector / rates.vector, work.registers / rates.lane_registers,
-        work.sent / rates.link if work.sent else 0.0, rates.launch)
+    missing: set[str] = set()
+
+    def over(name: str, amount: float, rate: float) -> float:
+        if not amount:
+            return 0.0
+        if math.isnan(rate):
+            missing.add(name)
+            return 0.0
+        return amount / rate
+
+    seconds = {
+        "memory": sum(over("memory", n, rates.memory * rates.share(row)) for n, row in work.bytes),
+        "product": sum(over(kind, n, rates.products[kind]) for kind, n in work.products.items()),
+        "vector": over("vector", work.vector, rates.vector),
+        "lanes": over("lanes", work.registers, rates.lane_registers),
+        "sent": over("link", work.sent, rates.link),
+        "launch": 0.0 if math.isnan(rates.launch) else rates.launch,
+    }
+    if math.isnan(rates.launch):
+        missing.add("launch")
+    return Terms(**seconds, left_out=frozenset(missing))
 
 
 class Estimator:
-    """The kernels of a module's entry, at one point."""
+    """The kernels of a module's entry at one point, and the work of each."""
 
-    def __init__(self, module: Module, rates: Rates, point: Point) -> None:
+    def __init__(self, module: Module, rates: Rates | _Habits, point: Point) -> None:
         self.module, self.rates, self.point = module, rates, point
 
-    def functions(self, entry: str) -> Iterator[tuple[str, int, list[tuple[str, Terms]]]]:
+    def functions(self, entry: str) -> Iterator[tuple[str, int, list[tuple[str, Work]]]]:
         """(function, how often it is called, its kernels) for the entry and what it calls."""
         calls: dict[str, int] = {entry: 1}
         for op in self.module[entry].ops:
@@ -115,13 +146,8 @@ class Estimator:
                 name = str(op.attrs["callee"])
                 calls[name] = calls.get(name, 0) + 1
         for name, count in calls.items():
-            yield name, count, list(self.kernels(self.module[name]))
-
-    def kernels(self, function: Function) -> Iterator[tuple[str, Terms]]:
-        """Each op of a function that is a kernel, and its terms."""
-        for op in function.ops:
-            if op.name not in FREE:
-                yield op.name, terms(self.work(op), self.rates)
+            yield name, count, [(op.name, self.work(op)) for op in self.module[name].ops
+                                if op.name not in FREE]
 
     def work(self, op: Op) -> Work:
         """What an op does on one chip."""
@@ -231,6 +257,38 @@ class Estimator:
             2 * heads if op.name == "hybrid_attention" else 4)
 
 
+@dataclass(frozen=True)
+class _Habits:
+    """What of a chip's rates decides the work: cards of one family have the same."""
+
+    pairs: tuple[tuple[str, Product], ...]
+    tile: int
+    lanes: int
+
+    @property
+    def codecs(self) -> Mapping[str, Product]:
+        return dict(self.pairs)
+
+
+class _Same:
+    """A module as a key: itself, whatever is in it."""
+
+    def __init__(self, module: Module) -> None:
+        self.module = module
+
+    def __hash__(self) -> int:
+        return id(self.module)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.module is self.module
+
+
+@functools.lru_cache(maxsize=64)
+def _works(same: _Same, habits: _Habits, point: Point, entry: str
+           ) -> list[tuple[str, int, list[tuple[str, Work]]]]:
+    return list(Estimator(same.module, habits, point).functions(entry))
+
+
 def _concrete(type_: Type, sizes: Mapping[str, int]) -> Type:
     if isinstance(type_, StateType):
         return replace(type_, rows=dims.evaluate(type_.capacity, sizes))
@@ -240,30 +298,39 @@ def _concrete(type_: Type, sizes: Mapping[str, int]) -> Type:
 def step(module: Module, rates: Rates, point: Point, entry: str = "score") -> dict[str, Any]:
     """One step of an entry: seconds, by function, by op and by term; every number estimated.
 
-    Returns plain data: ``seconds``, ``tokens_per_second`` (of one chip), ``functions`` (calls,
-    seconds of a call), ``ops`` (seconds of all), ``terms`` (seconds if they were all there is),
-    ``kernels`` and ``room`` (share of the chip's memory that weights and state take).
+    Returns plain data: ``seconds``, ``tokens_per_second`` (of one chip; None if no term is known),
+    ``functions`` (calls, seconds of a call), ``ops`` (seconds of all), ``terms`` (seconds if they
+    were all there is), ``work`` (what there is to do, whatever the chip), ``kernels``, ``left_out``
+    (rates that are unknown: seconds are at least, tokens a second at most) and ``room`` (share of
+    the chip's memory that weights and state take).
     """
     functions: dict[str, dict[str, float]] = {}
     ops: dict[str, float] = {}
-    sums: dict[str, float] = {}
+    sums = dict.fromkeys(TERMS, 0.0)
+    done: dict[str, float] = {}
+    left_out: set[str] = set()
+    habits = _Habits(tuple(rates.codecs.items()), rates.tile, rates.lanes)
     seconds = kernels = 0.0
-    for name, count, some in Estimator(module, rates, point).functions(entry):
-        each = sum(t.total for _, t in some)
+    for name, count, works in _works(_Same(module), habits, point, entry):
+        some = [(op, work, terms(work, rates)) for op, work in works]
+        each = sum(t.total for _, _, t in some)
         functions[name] = {"calls": count, "seconds": each, "kernels": len(some)}
         seconds, kernels = seconds + count * each, kernels + count * len(some)
-        for op, t in some:
+        for op, work, t in some:
             ops[op] = ops.get(op, 0.0) + count * t.total
-            for term in ("memory", "product", "vector", "lanes", "sent", "launch"):
-                sums[term] = sums.get(term, 0.0) + count * float(getattr(t, term))
+            left_out |= t.left_out
+            for term in TERMS:
+                sums[term] += count * float(getattr(t, term))
+            for what, amount in work.amounts():
+                done[what] = done.get(what, 0.0) + count * amount
     made = point.batch * (1 + point.accepted if entry != "prefill" else point.tokens)
     return {
         "rates": rates.name, "seconds": seconds, "kernels": int(kernels),
-        "tokens_per_second": made / seconds / point.chips,
+        "tokens_per_second": made / seconds / point.chips if seconds else None,
         "seconds_per_token": seconds / (1 + point.accepted),
-        "functions": functions, "terms": sums,
+        "functions": functions, "terms": sums, "work": done, "left_out": sorted(left_out),
         "ops": dict(sorted(ops.items(), key=lambda pair: -pair[1])),
-        "room": _bytes(module, point) / rates.room,
+        "room": None if math.isnan(rates.room) else _bytes(module, point) / rates.room,
     }
 
 
@@ -283,11 +350,14 @@ def prefill(module: Module, rates: Rates, point: Point, chunk: int, samples: int
             ) -> dict[str, Any]:
     """Prefill of `point.context` tokens in chunks: seconds, and tokens a second of one chip."""
     chunks = -(-point.context // chunk)
-    seconds = 0.0
+    seconds, left_out = 0.0, list[str]()
     for i in range(min(samples, chunks)):
         at = min(point.context, chunk * (1 + (2 * i + 1) * chunks // (2 * min(samples, chunks))))
         one = replace(point, tokens=min(chunk, point.context), context=at)
-        seconds += float(step(module, rates, one, "prefill")["seconds"])
+        made = step(module, rates, one, "prefill")
+        seconds, left_out = seconds + float(made["seconds"]), made["left_out"]
     seconds *= chunks / min(samples, chunks)
     return {"rates": rates.name, "seconds": seconds, "chunk": chunk,
-            "tokens_per_second": point.batch * point.context / seconds / point.chips}
+            "left_out": left_out,
+            "tokens_per_second": point.batch * point.context / seconds / point.chips
+            if seconds else None}

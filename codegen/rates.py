@@ -2,6 +2,8 @@
 
 A family's module ``rates`` has `CARDS` (`Rates` by the target's name), `DEFAULTS` (the card of a
 target that is meant where none is named) and `PUBLISHED` (what others measured, to compare with).
+Where no public source has a number it is `UNKNOWN`, and an estimate leaves its term out and says
+so; a user who knows it gives it by its name in `MEANINGS`, or by the kind of product.
 """
 
 from __future__ import annotations
@@ -10,6 +12,17 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+
+UNKNOWN = math.nan
+MEANINGS = {
+    "memory": "bytes a second from the chip's memory, in long rows",
+    "vector": "element-wise float32 operations a second",
+    "lanes": "registers of 64 values a second that are moved across lanes",
+    "launch": "seconds that a kernel costs besides its work",
+    "link": "bytes a second to and from other chips",
+    "room": "bytes of the chip's memory",
+}
+FIELDS = {name: "lane_registers" if name == "lanes" else name for name in MEANINGS}
 
 
 @dataclass(frozen=True)
@@ -63,6 +76,27 @@ class Rates:
     def using(self, way: str) -> Rates:
         """The same with products in another way; a card without this name has one way only."""
         return replace(self, codecs={**self.codecs, **self.ways.get(way, {})})
+
+    @property
+    def unknown(self) -> dict[str, str]:
+        """Names of the numbers that no source has, and what they mean."""
+        found = {name: text for name, text in MEANINGS.items()
+                 if math.isnan(getattr(self, FIELDS[name]))}
+        return found | {kind: f"operations a second of products of {kind}"
+                        for kind, rate in self.products.items() if math.isnan(rate)}
+
+    def having(self, given: Mapping[str, float]) -> Rates:
+        """The same with numbers that somebody knows better. Raises KeyError for another name."""
+        changed: dict[str, float] = {}
+        products = dict(self.products)
+        for name, value in given.items():
+            if name in FIELDS:
+                changed[FIELDS[name]] = value
+            elif name in products:
+                products[name] = value
+            else:
+                raise KeyError(name)
+        return replace(self, products=products, **changed)      # type: ignore[arg-type]
 
     def share(self, row: float) -> float:
         """Of `memory`, what is reached with rows of so many bytes (log-linear between)."""

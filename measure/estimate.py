@@ -29,15 +29,21 @@ from firstlight.console import FOLDER, STATUSES, compiler_needed, emit, json_opt
               show_default=True, help="How kept rows are stored.")
 @click.option("--chunk", type=click.IntRange(min=1), default=4096, show_default=True, metavar="N",
               help="Tokens of a prefill call.")
+@click.option("--rate", "rates", multiple=True, metavar="NAME=NUMBER", help="A rate of the card "
+              "that you know better: memory, vector, lanes, launch, link, room, or a product's.")
+@click.option("--emitted", is_flag=True, help="Count the launches that the target emits today, "
+              "too (takes a minute or two for a large model).")
 @json_option
 def estimate_command(
     config: Path, target: str, card: str, context: int, batch: int, chips: int, drafts: int,
-    accepted: float, way: str, state: str, chunk: int, as_json: bool,
+    accepted: float, way: str, state: str, chunk: int, rates: tuple[str, ...], emitted: bool,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Estimate what a model does on a chip that is not here. CONFIG is a config.json, or a folder.
 
     Every number is estimated from the chip's rates and the fused ops' work; none is measured. Cards
-    of other targets are estimated beside, and what others have published, with the ratio.
+    of other targets are estimated beside, and what others have published, with the ratio. A rate
+    that nobody has published is left out, and the output says which.
     """
     if accepted > drafts:
         raise click.UsageError("--accepted is at most --drafts.")
@@ -45,4 +51,19 @@ def estimate_command(
         from firstlight.estimation import Point, estimate
 
         point = Point(context, batch, 1 + drafts, chips, accepted, state)
-        emit(estimate(config, target, point, chunk, way, card), as_json)
+        emit(estimate(config, target, point, chunk, way, card, _numbers(rates), emitted), as_json)
+
+
+def _numbers(rates: tuple[str, ...]) -> dict[str, float]:
+    """NAME=NUMBER of each."""
+    found = {}
+    for text in rates:
+        name, _, number = text.partition("=")
+        try:
+            found[name] = float(number)
+        except ValueError:
+            found[name] = 0.0
+        if not 0 < found[name] < float("inf"):
+            raise click.BadParameter(f"{text!r} is not NAME=NUMBER, e.g. memory=1.2e12",
+                                     param_hint="--rate")
+    return found

@@ -24,11 +24,12 @@ def test_the_document(flash):
         "4", "--json"])
     assert shown.exit_code == 0, shown.output
     document = json.loads(shown.stdout)
-    tables = [key for key, value in document.items() if isinstance(value, dict)]
-    assert tables
-    assert all(key.endswith("_estimated") for key in tables)
+    assert document["given"] == document["unknown"] == {}
+    tables = {key for key, value in document.items() if isinstance(value, dict)}
+    assert len(tables) > 6
+    assert all(key.endswith("_estimated") for key in tables - {"given", "unknown"})
     cards = list(document["decode_estimated"])
-    assert cards[0] == document["card"] == "Ascend950PR_9579"
+    assert cards[0] == document["card"] == "Ascend950PR_9589"
     assert {"Ascend950DT_9581", "H20", "H100", "H200"} < set(cards)
     assert document["layers_estimated"]["attn_csa_4"]["calls"] == 21
     rows = document["published"]
@@ -46,6 +47,62 @@ def test_the_example_has_nothing_published(tiny_checkpoint):
     assert document["experts"] == "mxfp8"
     assert all(row["tokens_per_second_of_a_chip"] > 0
                for row in document["decode_estimated"].values())
+
+
+def test_terms_and_ways_side_by_side(flash):
+    """H20 and 950PR term by term; a way that keeps bytes and one that keeps vector cores free."""
+    document = estimate(flash, "ascend-950pr", Point(131072, 16, chips=4), 4096)
+    own, other = (document["decode_estimated"][name] for name in ("Ascend950PR_9589", "H20"))
+    assert own["memory_ms"] > 2 * other["memory_ms"]            # 1.64 and 4.0 TB/s
+    assert own["product_ms"] < other["product_ms"]              # 865 and 296 TFLOP/s
+    ways = document["ways_estimated"]
+    assert ways["fp4-unpack"] == own
+    assert ways["mxfp8"]["memory_ms"] > 1.3 * own["memory_ms"]
+    assert ways["extern"]["vector_ms"] < 0.1 * own["vector_ms"]
+    assert document["work_estimated"]["bytes of a step"] == pytest.approx(
+        own["memory_ms"] / 1e3 * 31 * 32 * 1.65e9, rel=0.2)     # but for short rows
+    assert all(row["seconds"] > 0 for row in document["prefill_estimated"].values())
+
+
+def test_a_chip_without_a_public_specification(flash):
+    """Its terms are left out by name; what the user gives is used, and shown."""
+    bare = estimate(flash, "cambricon-mlu590", Point(8192, 4), 512)
+    row = bare["decode_estimated"]["MLU590"]
+    assert row["tokens_per_second_of_a_chip"] is row["memory_ms"] is row["product_ms"] is None
+    assert set(row["left_out"]) < set(bare["unknown"])
+    assert {"memory", "vector", "bf16", "launch"} < set(bare["unknown"])
+    assert bare["work_estimated"]["bytes of a step"] > 1e9
+    given = {"memory": 2e12, "bf16": 3e14, "launch": 5e-6}
+    some = estimate(flash, "cambricon-mlu590", Point(8192, 4), 512, given=given)
+    row = some["decode_estimated"]["MLU590"]
+    assert some["given"] == given
+    assert set(some["unknown"]) == set(bare["unknown"]) - set(given)
+    assert "memory" not in row["left_out"]
+    assert "vector" in row["left_out"]
+    assert row["memory_ms"] == pytest.approx(bare["work_estimated"]["bytes of a step"] / 2e9,
+                                             rel=1e-3)
+    assert row["vector_ms"] is None
+    assert row["tokens_per_second_of_a_chip"] > 0
+
+
+@pytest.mark.slow
+def test_launches_that_are_emitted_today(tiny_checkpoint):
+    document = estimate(tiny_checkpoint, "cuda-sm90", Point(512), 64,
+                        emitted=True)
+    found = document["launches_emitted"]
+    total = found.pop("all")
+    assert total["launches"] == sum(row["launches"] for row in found.values())
+    assert total["launches"] >= total["calls"] > 50
+    own = document["decode_estimated"][document["card"]]
+    assert total["ms_of_a_step_estimated"] > own["ms_per_token"]
+
+
+@pytest.mark.parametrize("rate", ["memory", "memory=", "memory=-1", "memory=much", "speed=1"])
+def test_rates_that_are_not_usable(flash, rate):
+    shown = CliRunner().invoke(estimate_command, [
+        str(flash), "--target", "cambricon-mlu590", "--rate", rate])
+    assert shown.exit_code
+    assert "memory=1.2e12" in shown.output or isinstance(shown.exception, FirstlightError)
 
 
 @pytest.mark.parametrize(("arguments", "named"), [

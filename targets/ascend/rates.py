@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from firstlight.codegen.rates import Product, Rates
+from firstlight.codegen.rates import UNKNOWN, Product, Rates
 from firstlight.targets.ascend.skus import CLOCK, SKUS, Sku
 
 LAUNCH, LANE = 2e-6, 18e-9
@@ -35,15 +35,17 @@ def rates(sku: Sku) -> Rates:
         products={"bf16": cube * 16 * 16 * 16, "fp8": cube * 16 * 32 * 16,
                   "f32": cube * 16 * 8 * 16},
         codecs=CODECS, ways=WAYS, vector=sku.vector * 64 * CLOCK, lane_registers=sku.vector / LANE,
-        launch=LAUNCH, link=LINK, room=sku.memory or 128 * 10**9,
-        source="derived from cores and clock; not measured", rows=((1024, 0.125), (8192, 1.0)))
+        launch=LAUNCH, link=LINK, room=float(sku.memory) or UNKNOWN,
+        source="derived from cores and clock; rows and lanes as others measured; a launch of 2 us "
+        "is assumed", rows=((1024, 0.125), (8192, 1.0)))
 
 
 CARDS: dict[str, tuple[Rates, ...]] = {
     name: tuple(rates(s) for s in SKUS if s.line == line)
     for name, line in (("ascend-950pr", "Ascend950PR"), ("ascend-950dt", "Ascend950DT"))
 }
-DEFAULTS = {"ascend-950pr": "Ascend950PR_9579", "ascend-950dt": "Ascend950DT_9581"}
+DEFAULTS = {"ascend-950pr": "Ascend950PR_9589", "ascend-950dt": "Ascend950DT_9581"}
+"""The series that the targets compile for."""
 
 _FLASH = {"hidden_size": 4096, "num_hidden_layers": 43}
 _PRO = {"hidden_size": 7168, "num_hidden_layers": 61}
