@@ -14,7 +14,7 @@
 
 #define __mlu_global__
 #define __mlu_entry__
-#define __mlu_func__ static inline
+#define __mlu_func__ __attribute__((unused))
 #define __mlu_builtin__
 #define __mlu_device__
 #define __BANG__ 1
@@ -45,3 +45,16 @@
 inline bool __is_mpu() { return bang::place.memory_core; }
 inline bool __is_ipu() { return !bang::place.memory_core; }
 #define __bang_printf printf
+
+// Mathematics of half in registers, by way of float.
+#define BANG_HALF_FUNCTION(NAME) \
+    inline half NAME(half x) { return static_cast<half>(std::NAME(static_cast<float>(x))); }
+BANG_HALF_FUNCTION(cos)
+BANG_HALF_FUNCTION(sin)
+BANG_HALF_FUNCTION(exp)
+BANG_HALF_FUNCTION(log)
+BANG_HALF_FUNCTION(sqrt)
+BANG_HALF_FUNCTION(fabs)
+BANG_HALF_FUNCTION(floor)
+BANG_HALF_FUNCTION(ceil)
+inline bool isnan(half x) { return x != x; }

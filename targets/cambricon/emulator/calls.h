@@ -56,6 +56,7 @@ void convert(const char *name, Type to_type, void *to, Type from_type, const voi
 double convert_one(float x, Type to_type, Rounding);
 void fill(const char *name, bool move, bool waits, void *to, Type, const void *value, uint32_t n,
           const Block &, At);
+void fill_gdram(const char *name, bool waits, void *to, Type, const void *value, uint32_t n, At);
 void copy(const char *name, bool waits, void *to, Space to_space, const Block &, const void *from,
           Space from_space, const Block &, At);
 void move(void *to, const Block &, const void *from, const Block &, At);
@@ -75,8 +76,6 @@ uint32_t count(Count, Type, const void *from, uint32_t n, At);
 uint32_t filter(Type, void *to, const void *from, const void *chosen, bool bits, uint32_t n, At);
 void maskmove(void *to, const void *from, const void *mask, uint32_t bytes, At);
 void lookup(Type, void *to, const void *index, const void *table, uint32_t n, uint32_t length, At);
-void expand(const char *name, Op, Type, void *to, const void *from, const void *by, uint32_t channel,
-            uint32_t height, uint32_t width, At);
 void reshape_filter(Type, void *to, const void *from, uint32_t n, uint32_t h, uint32_t w,
                     uint32_t c, At);
 void matmul(Type, void *to, Type, const void *a, Type, const void *b, const void *plus, uint32_t m,
@@ -85,6 +84,6 @@ void histogram(Type, void *to, Type, const void *from, const void *kernel, uint3
 void sync(const char *name, int before, int after, At);
 void barrier(const char *name, Gate, At);
 void load(const void *p, int64_t bytes, Space, At);
-void store(void *p, int64_t bytes, Space, At);
+void store(const void *p, int64_t bytes, Space, At);
 Space space_of(const void *);
 }  // namespace bang

@@ -70,6 +70,12 @@ BANG_FILL(__nramset, true, true)
 BANG_FILL(__nramset_async, true, false)
 BANG_FILL(__memset_nram, true, true)
 BANG_FILL(__memset_nram_async, true, false)
+#define BANG_GDRAM_FILL(NAME, WAITS)                                                            \
+    template <class T> void NAME(void *to, uint32_t n, T value, BANG_AT) {                      \
+        bang::fill_gdram(#NAME, WAITS, to, bang::type_of<T>(), &value, n, at);                  \
+    }
+BANG_GDRAM_FILL(__gdramset, true)
+BANG_GDRAM_FILL(__gdramset_async, false)
 template <class T> void __bang_write_zero(T *to, uint32_t n, BANG_AT) {
     T zero = static_cast<T>(0);
     bang::fill("__bang_write_zero", false, false, to, bang::type_of<T>(), &zero, n,

@@ -110,6 +110,20 @@ void fill(const char *name, bool in_move, bool waits, void *to, Type type, const
     if (waits) wait_for(ALL_BITS, ALL_BITS);
 }
 
+void fill_gdram(const char *name, bool waits, void *to, Type type, const void *value, uint32_t n,
+                At at) {
+    if (not_here()) return;
+    positive(name, n, at);
+    size_t size = static_cast<size_t>(BYTES[static_cast<int>(type)]);
+    uint32_t bits = 0;
+    memcpy(&bits, value, size);
+    if (waits) wait_for(ALL_BITS, ALL_BITS);
+    issue(IO, at, {{to, {int64_t(n * size)}, GDRAM, true, "the destination"}}, [=] {
+        for (uint32_t i = 0; i < n; ++i) memcpy(static_cast<char *>(to) + i * size, &bits, size);
+    });
+    if (waits) wait_for(ALL_BITS, ALL_BITS);
+}
+
 // Rows at byte offsets that lie in NRAM, with a bit for each where there is a mask.
 void gather(bool scatter, bool waits, void *to, const void *from, const void *offsets, int width,
             const void *mask, uint32_t size, Space to_space, Space from_space, uint32_t stride,
@@ -227,7 +241,7 @@ inline void scalar_access(const void *p, int64_t bytes, bool write, At at) {
 void load(const void *p, int64_t bytes, Space space, At at) {
     need(p, {bytes}, space, "what is loaded", at);
 }
-void store(void *p, int64_t bytes, Space space, At at) {
+void store(const void *p, int64_t bytes, Space space, At at) {
     need(p, {bytes}, space, "what is stored to", at);
 }
 }  // namespace bang

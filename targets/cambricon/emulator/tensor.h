@@ -57,14 +57,6 @@ void __bang_maxpool_value_index(T *to, const T *from, uint32_t channel, uint32_t
                       stride_height}, stride, at);
 }
 
-// One value per channel against all pixels of [height, width, channel].
-template <class T>
-void __bang_expand_channel_mul(T *to, const T *from, const T *by, uint32_t channel, uint32_t height,
-                               uint32_t width, BANG_AT) {
-    bang::expand("__bang_expand_channel_mul", bang::Op::v_cycle_mul, bang::type_of<T>(), to, from,
-                 by, channel, height, width, at);
-}
-
 template <class T>
 void __bang_reshape_filter(T *to, const T *from, uint32_t n, uint32_t h, uint32_t w, uint32_t c,
                            BANG_AT) {

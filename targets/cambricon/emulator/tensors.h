@@ -320,11 +320,6 @@ void pool_index(Pooling, Type type, void *to, const void *from, const Window &w,
           });
 }
 
-void expand(const char *, Op op, Type type, void *to, const void *from, const void *by,
-            uint32_t channel, uint32_t height, uint32_t width, At at) {
-    vector(op, type, to, from, by, channel * height * width, channel, at);
-}
-
 // The layout that it makes is opaque, so the bytes stay as they are, and a note says what they are.
 void reshape_filter(Type type, void *to, const void *from, uint32_t n, uint32_t h, uint32_t w,
                     uint32_t c, At at) {
@@ -343,17 +338,43 @@ void reshape_filter(Type type, void *to, const void *from, uint32_t n, uint32_t 
         reshaped.push_back({reinterpret_cast<uintptr_t>(to), bytes, type, n, k, NRAM});
 }
 
-template <int LANES, class A, class B> double dot(const A *a, const B *b, uint32_t k) {
-    using Sum = std::conditional_t<std::is_integral_v<A>, int64_t, float>;
-    Sum lane[LANES] = {};
-    uint32_t i = 0;
+// Elements as floats, or as integers: 16-bit types are widened once, not once per product.
+template <class T> std::vector<T> widened(Type type, const void *p, size_t n) {
+    std::vector<T> out(n);
+    with_type(type, [&](auto zero) {
+        for (size_t i = 0; i < n; ++i)
+            out[i] = static_cast<T>(static_cast<const decltype(zero) *>(p)[i]);
+    });
+    return out;
+}
+
+template <int LANES, class T> double dot(const T *a, const T *b, size_t k) {
+    using Sum = std::conditional_t<std::is_integral_v<T>, int64_t, float>;
+    Sum lane[LANES] = {}, total = 0;
+    size_t i = 0;
     for (; i + LANES <= k; i += LANES)
         for (int l = 0; l < LANES; ++l)
             lane[l] += static_cast<Sum>(a[i + l]) * static_cast<Sum>(b[i + l]);
     for (; i < k; ++i) lane[0] += static_cast<Sum>(a[i]) * static_cast<Sum>(b[i]);
-    Sum total = 0;
     for (auto x : lane) total += x;
     return static_cast<double>(total);
+}
+
+template <class T>
+void multiply(Type to_type, void *to, Type a_type, const void *a, Type b_type, const void *b,
+              const void *plus, size_t m, size_t k, size_t n, int position) {
+    auto x = widened<T>(a_type, a, m * k), y = widened<T>(b_type, b, n * k);
+    auto z = plus ? widened<float>(to_type, plus, m * n) : std::vector<float>(m * n);
+    std::vector<double> result(m * n);
+    for (size_t i = 0; i < m; ++i)
+        for (size_t j = 0; j < n; ++j)
+            result[i * n + j] = std::ldexp(job.seed % 2 ? dot<8>(&x[i * k], &y[j * k], k)
+                                                        : dot<16>(&x[i * k], &y[j * k], k),
+                                           position) + static_cast<double>(z[i * n + j]);
+    with_type(to_type, [&](auto zero) {
+        using R = decltype(zero);
+        for (size_t i = 0; i < m * n; ++i) static_cast<R *>(to)[i] = static_cast<R>(result[i]);
+    });
 }
 
 void matmul(Type to_type, void *to, Type a_type, const void *a, Type b_type, const void *b,
@@ -386,35 +407,10 @@ void matmul(Type to_type, void *to, Type a_type, const void *a, Type b_type, con
             fail(std::string(name) + ": src1 was reshaped as " + std::to_string(found->n) + " x " +
                  std::to_string(found->k) + ", or of another type", at);
     }
+    bool integers = bit(a_type) & INTEGERS;
     auto act = [=] {
-        with_type(a_type, [&](auto a_zero) {
-            with_type(b_type, [&](auto b_zero) {
-                using A = decltype(a_zero);
-                using B = decltype(b_zero);
-                if constexpr (std::is_integral_v<A> == std::is_integral_v<B>) {
-                    // Floats of 16 bits are widened once, not once per product.
-                    using WideA = std::conditional_t<std::is_integral_v<A>, A, float>;
-                    using WideB = std::conditional_t<std::is_integral_v<B>, B, float>;
-                    std::vector<WideA> x(static_cast<const A *>(a),
-                                         static_cast<const A *>(a) + size_t(m) * k);
-                    std::vector<WideB> y(static_cast<const B *>(b),
-                                         static_cast<const B *>(b) + size_t(n) * k);
-                    with_type(to_type, [&](auto to_zero) {
-                        using T = decltype(to_zero);
-                        auto *z = static_cast<T *>(to);
-                        for (size_t i = 0; i < m; ++i)
-                            for (size_t j = 0; j < n; ++j) {
-                                double s = job.seed % 2 ? dot<8>(&x[i * k], &y[j * k], k)
-                                                        : dot<16>(&x[i * k], &y[j * k], k);
-                                s = std::ldexp(s, position);
-                                if (plus) s += static_cast<double>(
-                                    static_cast<const T *>(plus)[i * n + j]);
-                                z[i * n + j] = static_cast<T>(s);
-                            }
-                    });
-                }
-            });
-        });
+        auto *f = integers ? multiply<int32_t> : multiply<float>;
+        f(to_type, to, a_type, a, b_type, b, plus, m, k, n, position);
     };
     Operand right{b, {filter_bytes}, WRAM, false, "src1"};
     issue(COMPUTE, at,
@@ -434,20 +430,15 @@ void histogram(Type to_type, void *to, Type type, const void *from, const void *
     apart("__bang_histogram", to, out, from, in, false, at);
     issue(COMPUTE, at,
           {writes(to, out), reads(from, in), {kernel, {64 * 64}, WRAM, false, "the kernel"}}, [=] {
-              with_type(type, [&](auto zero) {
-                  using T = decltype(zero);
-                  with_type(to_type, [&](auto to_zero) {
-                      using D = decltype(to_zero);
-                      for (int row = 0; row < 64; ++row) {
-                          T value;
-                          memcpy(&value, static_cast<const char *>(kernel) + row * 64, sizeof value);
-                          double found = 0;
-                          for (uint32_t i = 0; i < n; ++i)
-                              found += static_cast<const T *>(from)[i] == value;
-                          static_cast<D *>(to)[row] = static_cast<D>(found);
-                      }
+              auto values = widened<float>(type, from, n);
+              for (int row = 0; row < 64; ++row) {
+                  auto wanted = widened<float>(type, static_cast<const char *>(kernel) + row * 64,
+                                               1)[0];
+                  auto found = std::count(values.begin(), values.end(), wanted);
+                  with_type(to_type, [&](auto zero) {
+                      static_cast<decltype(zero) *>(to)[row] = static_cast<decltype(zero)>(found);
                   });
-              });
+              }
           });
 }
 }  // namespace bang
