@@ -1,0 +1,310 @@
+"""The BANG C emulator on small kernels by hand: what they compute, and rules that they break."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from firstlight.targets.cambricon.bang_library import compilers, library
+from firstlight.targets.cambricon.bang_machine import ORDERS, Machine, Outcome, Settings, machine
+
+pytestmark = [pytest.mark.chip,
+              pytest.mark.skipif(not compilers(), reason="there is no C++ compiler here")]
+HEAD = "#include <bang.h>\n"
+
+
+@pytest.fixture
+def bang() -> Machine:
+    return machine()
+
+
+def launched(text: str, arguments: Sequence[object], clusters: int = 1, arch: int = 592,
+             tasks: int | None = None, **settings: object) -> Outcome:
+    """One launch of the kernel `k` of a text."""
+    built = library({"k.mlu": (HEAD + text).encode()}, {"k": "k"})
+    dim = [tasks or 4 * max(clusters, 1), 1, 1]
+    return machine().launch(built, "k", clusters, dim, arguments,
+                            Settings(arch, **settings))    # type: ignore[arg-type]
+
+
+def body(code: str, arrays: str = "", clusters: int = 1, arch: int = 592,
+         n: int = 256, **settings: object) -> str:
+    """What the emulator says about a few lines on x, y (GDRAM) and a, b, c (NRAM), one task."""
+    text = (f"__nram__ float a[{n}], b[{n}], c[{n}];\n{arrays}\n"
+            "__mlu_global__ void k(float *x, float *y) {\n"
+            f"if (__is_mpu()) return;\nif (taskId == 0) {{\n{code}\n}}\n}}\n")
+    x, y = (np.arange(n, dtype=np.float32) + 1 for _ in range(2))
+    return launched(text, [x, y], clusters, arch, **settings).problem
+
+
+PIPELINE = """
+#define N 256
+__nram__ float a[2][N];
+__nram__ float b[2][N];
+__mlu_global__ void k(const float *x, const float *y, float *z, int32_t n) {
+    if (__is_mpu()) {
+        return;
+    }
+    int32_t per = n / taskDim, base = taskId * per, tiles = per / N;
+    for (int32_t i = 0; i < tiles + 2; ++i) {
+        if (i >= 2) {
+            __memcpy_async(z + base + (i - 2) * N, a[i % 2], N * 4, NRAM2GDRAM);
+        }
+        if (i >= 1 && i <= tiles) {
+            __bang_add(a[(i - 1) % 2], a[(i - 1) % 2], b[(i - 1) % 2], N);
+        }
+        __sync();
+        if (i < tiles) {
+            __memcpy_async(a[i % 2], x + base + i * N, N * 4, GDRAM2NRAM);
+            __memcpy_async(b[i % 2], y + base + i * N, N * 4, GDRAM2NRAM);
+        }
+        __sync();
+    }
+}
+"""
+PRODUCT = """
+#define M 4
+#define K 64
+#define N 64
+__nram__ T left[M * K];
+__nram__ T right[N * K];
+__nram__ T reshaped[N * K];
+__nram__ float out[M * N];
+__wram__ T filter[N * K];
+__mlu_global__ void k(const T *x, const T *w, float *z) {
+    if (__is_mpu()) {
+        return;
+    }
+    __memcpy_async(left, x + taskId * M * K, M * K * sizeof(T), GDRAM2NRAM);
+    __memcpy_async(right, w, N * K * sizeof(T), GDRAM2NRAM);
+    __sync_io();
+    __bang_reshape_filter(reshaped, right, N, 1, 1, K);
+    __sync_compute();
+    __memcpy_async(filter, reshaped, N * K * sizeof(T), NRAM2WRAM);
+    __sync_move();
+    __bang_matmul(out, left, filter, M, K, N);
+    __sync_compute();
+    __memcpy_async(z + taskId * M * N, out, M * N * 4, NRAM2GDRAM);
+    __sync_io();
+}
+"""
+CLUSTER = """
+#define N 1024
+__mlu_shared__ float staged[N];
+__nram__ float part[N];
+__mlu_global__ void k(const float *x, float *z) {
+    if (__is_mpu()) {
+        __memcpy(staged, x + clusterId * N, N * 4, GDRAM2SRAM);
+    }
+    __sync_cluster();
+    if (__is_ipu()) {
+        __memcpy(part, staged, N * 4, SRAM2NRAM);
+        __bang_mul_scalar(part, part, (float)(coreId + 1), N);
+        __memcpy(z + taskId * N, part, N * 4, NRAM2GDRAM);
+    }
+}
+"""
+SUM = """
+#define N 1024
+__nram__ float part[N];
+__nram__ float total[32];
+__mlu_global__ void k(const float *x, float *partial, float *z) {
+    if (__is_mpu()) {
+        return;
+    }
+    __memcpy(part, x + taskId * N, N * 4, GDRAM2NRAM);
+    __bang_sumpool(total, part, 1, 1, N, 1, N);
+    __memcpy(partial + taskId, total, 4, NRAM2GDRAM);
+    __sync_all_ipu();
+    if (taskId == 0) {
+        __memcpy(part, partial, taskDim * 4, GDRAM2NRAM);
+        __bang_sumpool(total, part, 1, 1, taskDim, 1, taskDim);
+        __memcpy(z, total, 4, NRAM2GDRAM);
+    }
+}
+"""
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("clusters", [0, 1, 2])
+def test_double_buffering_adds_in_every_order(order: str, clusters: int) -> None:
+    x, y = np.random.default_rng(0).normal(size=(2, 16384)).astype(np.float32)
+    z = np.zeros_like(x)
+    said = launched(PIPELINE, [x, y, z, np.int32(x.size)], clusters, order=order, seed=3)
+    assert said.problem == ""
+    np.testing.assert_array_equal(z, x + y)
+
+
+@pytest.mark.parametrize("kind", ["float", "half"])
+def test_a_product_goes_through_the_attested_chain(kind: str) -> None:
+    dtype = {"float": np.float32, "half": np.float16}[kind]
+    x = np.random.default_rng(1).normal(size=(16, 64)).astype(dtype)
+    w = np.random.default_rng(2).normal(size=(64, 64)).astype(dtype)
+    z = np.zeros((16, 64), np.float32)
+    assert launched(f"#define T {kind}\n{PRODUCT}", [x, w, z]).problem == ""
+    np.testing.assert_allclose(z, x.astype(np.float32) @ w.T.astype(np.float32), atol=2e-5)
+
+
+@pytest.mark.parametrize("clusters", [1, 2])
+def test_a_cluster_shares_what_its_memory_core_fetched(clusters: int) -> None:
+    x = np.random.default_rng(3).normal(size=(clusters, 1024)).astype(np.float32)
+    z = np.zeros((clusters, 4, 1024), np.float32)
+    assert launched(CLUSTER, [x, z], clusters).problem == ""
+    np.testing.assert_array_equal(z, x[:, None] * np.arange(1, 5, dtype=np.float32)[:, None])
+
+
+def test_cores_sum_across_a_barrier() -> None:
+    x = np.random.default_rng(4).normal(size=8192).astype(np.float32)
+    partial, z = np.zeros(8, np.float32), np.zeros(1, np.float32)
+    assert launched(SUM, [x, partial, z], 2).problem == ""
+    np.testing.assert_allclose(z[0], x.astype(np.float64).sum(), rtol=1e-4)
+
+
+COPY = "__memcpy(a, x, 1024, GDRAM2NRAM);\n"
+BROKEN = {
+    "__bang_add(a, x, b, 64);": "k.mlu:6: an operand must lie in NRAM, and lies in GDRAM",
+    "__bang_add(a, b, c, 0);": "k.mlu:6: __bang_add: a count of 0",
+    "__bang_add(a, b, c, 257);": "runs 4 bytes past the end of its NRAM array",
+    "__bang_add(a + 1, a, b, 64);": "the destination overlaps an operand by a part",
+    "__bang_floor(a, a, 64);": "__bang_floor: the destination may not be this operand",
+    "__bang_transpose(a, a, 8, 8);": "the destination may not be this operand",
+    "__bang_cycle_add(a, b, c, 64, 48);": "__bang_cycle_add: 48 does not divide 64",
+    "__memcpy(a, x, 1024, NRAM2GDRAM);": "the source must lie in NRAM, and lies in GDRAM",
+    "__memcpy(a, x, 16, GDRAM2NRAM, 8, 16, 3);": "segments of 16 bytes are written 8 apart",
+    "__memcpy(a, b, 1032, NRAM2NRAM);": "runs 8 bytes past the end",
+    "float s[8]; __bang_add(s, a, b, 8);": "must lie in NRAM, and lies in no declared memory",
+    "__bang_reshape_filter(a, b, 32, 1, 1, 8);": "n must be a multiple of 64",
+    "a[256] = 1.0f;": "k.mlu:6: hazard|k.mlu:6: a scalar access|",
+    COPY + "__memcpy_async(y, a, 1024, NRAM2GDRAM);\n__bang_add(a, a, a, 256);":
+        "k.mlu:8: hazard: the Compute queue writes NRAM that the IO queue reads at k.mlu:7",
+    "__memcpy_async(a, x, 1024, GDRAM2NRAM);\n__bang_add(b, a, a, 256);":
+        "k.mlu:7: hazard: the Compute queue reads NRAM that the IO queue writes at k.mlu:6",
+    "__memcpy_async(a, x, 1024, GDRAM2NRAM);\ny[0] = a[3];":
+        "k.mlu:7: hazard: the Compute queue reads NRAM that the IO queue writes at k.mlu:6",
+    "__sync_io_move_compute(false, false, false);": "a sync without queues to wait for",
+}
+
+
+@pytest.mark.parametrize("code", [c for c in BROKEN if "a[256]" not in c])
+def test_a_broken_rule_names_the_line(code: str) -> None:
+    assert BROKEN[code] in body(code)
+
+
+def test_rules_of_an_architecture() -> None:
+    assert "mtp_372 does not have it" in body("__bang_div(a, b, c, 64);", arch=372)
+    assert body(COPY + "__bang_add_scalar(b, a, 1.0f, 64); __bang_div(c, a, b, 64);") == ""
+    assert "mtp_372 does not have it" in body("y[0] = __bang_sum(a, 64);", arch=372)
+
+
+def test_a_product_without_the_chain_is_refused() -> None:
+    wram = "__wram__ float w[64 * 64];\n__nram__ float f[64 * 64], g[64 * 64];"
+    plain = "__memcpy(w, f, 64 * 64 * 4, NRAM2WRAM);\n__bang_matmul(a, b, w, 1, 64, 64);"
+    assert "must be a whole matrix that __bang_reshape_filter made" in body(plain, wram)
+    part = "__bang_reshape_filter(g, f, 64, 1, 1, 64);\n__memcpy(w, g, 4096, NRAM2WRAM);"
+    assert "must be copied to WRAM as a whole" in body(part, wram)
+    read = "__bang_reshape_filter(g, f, 64, 1, 1, 64);\n__bang_add(a, a, g, 64);"
+    assert "whose layout is not known" in body(read, wram)
+
+
+RACE = """
+__nram__ float a[64];
+__mlu_global__ void k(float *x) {
+    if (__is_mpu()) return;
+    __bang_write_value(a, 64, (float)taskId);
+    __memcpy(x + taskId * 32, a, 256, NRAM2GDRAM);
+}
+"""
+EARLY = CLUSTER.replace("if (__is_mpu()) {", "if (__is_mpu()) return; {")
+ONE_WAITS = """
+__mlu_global__ void k(float *x) {
+    if (__is_mpu()) return;
+    if (taskId == 2) return;
+    __sync_all_ipu();
+}
+"""
+
+
+def test_cores_that_meet_in_memory_need_a_barrier() -> None:
+    assert re.search(r"k.mlu:6: race: core \d writes what core \d writes at k.mlu:6, and no barrier",
+                     launched(RACE, [np.zeros(256, np.float32)]).problem)
+    lacking = SUM.replace("    __sync_all_ipu();\n", "")
+    arguments = [np.zeros(4096, np.float32), np.zeros(4, np.float32), np.zeros(1, np.float32)]
+    assert "race: core" in launched(lacking, arguments, serial=True).problem
+
+
+def test_a_core_that_returns_early_is_named() -> None:
+    assert "deadlock: core 2 has returned" in launched(ONE_WAITS, [np.zeros(1, np.float32)]).problem
+    assert "deadlock: core 4 has returned" in launched(
+        EARLY, [np.zeros(1024, np.float32), np.zeros(4096, np.float32)]).problem
+
+
+def test_memory_without_a_value_shows() -> None:
+    for seed in (1, 2):
+        x, y = np.zeros(256, np.float32), np.zeros(256, np.float32)
+        launched("__nram__ float a[256];\n__mlu_global__ void k(float *x, float *y) {\n"
+                 "if (__is_mpu()) return;\n__memcpy(y, a, 1024, NRAM2GDRAM);\n}", [x, y],
+                 tasks=4, seed=seed, check=False)
+        assert np.isnan(y).all()
+
+
+CASTS = """
+__nram__ float a[256];
+__nram__ half h[256];
+__nram__ bfloat16_t b[256];
+__nram__ int32_t i[256];
+__mlu_global__ void k(const float *x, half *rn, half *up, bfloat16_t *bf, int32_t *rd, int32_t *tz,
+                      int32_t *rm) {
+    if (__is_mpu() || taskId != 0) return;
+    __memcpy(a, x, 1024, GDRAM2NRAM);
+    __bang_float2half_rn(h, a, 256);
+    __memcpy(rn, h, 512, NRAM2GDRAM);
+    __bang_float2half_up(h, a, 256);
+    __memcpy(up, h, 512, NRAM2GDRAM);
+    __bang_float2bfloat16_rn(b, a, 256);
+    __memcpy(bf, b, 512, NRAM2GDRAM);
+    __bang_float2int32_rd(i, a, 256, 0);
+    __memcpy(rd, i, 1024, NRAM2GDRAM);
+    __bang_float2int32_tz(i, a, 256, 0);
+    __memcpy(tz, i, 1024, NRAM2GDRAM);
+    __bang_float2int32_rm(i, a, 256, -1);
+    __memcpy(rm, i, 1024, NRAM2GDRAM);
+}
+"""
+
+
+def test_casts_round_as_their_names_say() -> None:
+    x = (np.arange(-128, 128) / 2 + 2.0**-13).astype(np.float32)
+    x[:8] = 0.5, -0.5, 1.5, -1.5, 2.5, 65519.0, 1e-8, -1e-8
+    rn, up = np.zeros(256, np.float16), np.zeros(256, np.float16)
+    bf = np.zeros(256, np.uint16)
+    rd, tz, rm = (np.zeros(256, np.int32) for _ in range(3))
+    assert launched(CASTS, [x, rn, up, bf, rd, tz, rm]).problem == ""
+    np.testing.assert_array_equal(rn, x.astype(np.float16))
+    assert (up.astype(np.float64)[:5] >= x[:5]).all()
+    assert up[5] == np.inf
+    assert up[6] == np.float16(6e-8)
+    bits = x.view(np.uint32)
+    np.testing.assert_array_equal(bf, ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16))
+    away = np.sign(x) * np.floor(np.abs(x.astype(np.float64)) + 0.5)
+    np.testing.assert_array_equal(rd, away)
+    np.testing.assert_array_equal(tz, np.trunc(x))
+    twice = x.astype(np.float64) * 2
+    np.testing.assert_array_equal(rm, np.where(twice % 1 == 0.5, np.ceil(twice), np.round(twice)))
+
+
+def test_results_do_not_lean_on_the_hosts_mathematics() -> None:
+    text = ("__nram__ float a[256];\n__mlu_global__ void k(const float *x, float *y) {\n"
+            "if (__is_mpu() || taskId != 0) return;\n__memcpy(a, x, 1024, GDRAM2NRAM);\n"
+            "__bang_pow2(a, a, 256);\n__memcpy(y, a, 1024, NRAM2GDRAM);\n}")
+    x = np.linspace(-10, 10, 256, dtype=np.float32)
+    results = []
+    for seed in (0, 1, 2):
+        results.append(np.zeros(256, np.float32))
+        assert launched(text, [x, results[-1]], seed=seed).problem == ""
+    for y in results:
+        np.testing.assert_allclose(y, np.exp2(x.astype(np.float64)), rtol=3e-7)
+    assert (results[0] != results[1]).any()
+    assert (results[1] != results[2]).any()
