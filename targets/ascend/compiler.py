@@ -172,10 +172,12 @@ def _first(said: str) -> str:
 
 
 def _refused(where: str, why: str, text: str) -> FirstlightError:
-    with tempfile.NamedTemporaryFile("w", suffix=".mlir", delete=False) as kept:
-        kept.write(text)
+    folder = user_cache("ascend").folder or Path(tempfile.mkdtemp(prefix="firstlight-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / f"{where}.mlir"
+    kept.write_text(text)
     return FirstlightError("F474", "the chip's compiler does not take a kernel", where=where,
-                           why=why, try_=f"its text is kept in {kept.name}")
+                           why=why, try_=f"its text is kept in {kept}")
 
 
 # -- the link check -------------------------------------------------------------------------------
