@@ -82,6 +82,8 @@ class AclDriver:
             data = built.read_bytes()
             kind = self._kind(path.stem)
         except FileNotFoundError as error:
+            if path.suffix == ".json":
+                raise _unbound(path, built) from error
             raise FirstlightError(
                 "F518",
                 "the kernels have not been finished on this machine",
@@ -241,6 +243,22 @@ class AclQueue:
         api("rt.kernel_args_finalize", arguments)
         bound.lists.append(arguments)
         bound.rooms += rooms
+
+
+def _unbound(binding: Path, built: Path) -> FirstlightError:
+    """An op of the vendor's library that the artifact only names."""
+    try:
+        name = json.loads(binding.read_bytes())["op"]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise malformed(binding, f"it names no op: {error!r}") from error
+    return FirstlightError(
+        "F518",
+        f"a kernel is {name} of the vendor's library, and nothing is bound to it",
+        where=str(built),
+        why="the artifact was compiled to call it; what it is given stands in " + binding.name,
+        try_="compile the checkpoint again without binding the vendor's op: firstlight compile"
+        " --help    names the target's options",
+    )
 
 
 def _cores(manifest: Manifest) -> Mapping[str, str]:

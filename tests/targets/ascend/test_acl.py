@@ -275,6 +275,20 @@ def test_kernels_that_were_not_finished(machine, tmp_path):
     assert "build.sh" in caught.value.try_
 
 
+def test_an_op_of_the_vendor_that_nothing_is_bound_to(machine, tmp_path):
+    folder = toy(tmp_path / "toy")
+    table = json.loads((folder / "code/launch.json").read_text())
+    table["modules"][1] = "extern/guard.json"
+    (folder / "code/launch.json").write_text(json.dumps(table))
+    (folder / "code/extern").mkdir()
+    (folder / "code/extern/guard.json").write_text(json.dumps({"op": "npu_grouped_matmul"}))
+    (folder / "code/objects/guard.o").unlink()
+    seal(folder)
+    with pytest.raises(FirstlightError, match="F518") as caught:
+        load(folder)
+    assert "npu_grouped_matmul" in str(caught.value)
+
+
 @pytest.mark.parametrize(("content", "code", "why"), [
     (b"rubbish", "F517", "error 107020, rt.binary_load_from_data: no object"),
     (fake_object("aic", {"guard_1": (1, 4)}), "F517", "the magic is another core's"),
