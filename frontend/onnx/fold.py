@@ -109,8 +109,9 @@ def _shape(shape: tuple[dims.Size, ...], attrs: dict[str, Any]) -> NDArray[Any]:
     return compact(out) if len(part) else np.empty(0, np.int64)
 
 
-def _symbolic(op: str, xs: list[NDArray[Any]], attrs: dict[str, Any]) -> list[NDArray[Any]]:
-    """Operators on shapes of which some sizes are open."""
+def _symbolic(op: str, xs: list[NDArray[Any]], attrs: dict[str, Any]
+              ) -> list[NDArray[Any]] | None:
+    """Operators on shapes of which some sizes are open; None where they are left to run time."""
     x = xs[0]
     if op in ("Identity", "Cast"):
         return [x]
@@ -129,8 +130,6 @@ def _symbolic(op: str, xs: list[NDArray[Any]], attrs: dict[str, Any]) -> list[ND
         return [x.reshape((1,) * rank)]
     if op in ("Squeeze",) and x.size > 1:
         return [x.reshape(-1)]
-    if op == "Split" or len(xs) == 1:
-        raise Refused("its operand is a shape with an open size")
     if op in ("Add", "Sub", "Mul", "Div"):
         a, b = np.broadcast_arrays(x, xs[1])
         out = np.empty(a.shape, object)
@@ -146,7 +145,7 @@ def _symbolic(op: str, xs: list[NDArray[Any]], attrs: dict[str, Any]) -> list[ND
         if any(isinstance(v, Dim) and isinstance(w, int) and w >= 1
                for p in (a, b) for v, w in zip(p.reshape(-1), (b if p is a else a).reshape(-1),
                                                strict=True)):
-            raise Refused("a comparison of an open size with a number")
+            return None
         return [np.array(same).reshape(a.shape)]
     if op == "Where":
         c, a, b = np.broadcast_arrays(*[v.astype(object) for v in xs])
@@ -154,7 +153,7 @@ def _symbolic(op: str, xs: list[NDArray[Any]], attrs: dict[str, Any]) -> list[ND
         for i in np.ndindex(c.shape):
             out[i] = a[i] if c[i] else b[i]
         return [compact(out)]
-    raise Refused("its operand is a shape with an open size")
+    return None
 
 
 def _size(value: Any) -> dims.Size:

@@ -365,12 +365,28 @@ class _Importer:
         return found
 
     def _compatible(self, name: str, declared: Any, found: Any) -> None:
-        if found is None:
+        """Hold what the file says of an output against what shape inference finds."""
+        if found is None or not found.HasField("tensor_type"):
             return
         a, b = declared.tensor_type, found.tensor_type
         if a.elem_type and b.elem_type and a.elem_type != b.elem_type:
             raise disagree(f"output {name[:80]!r}", "it is declared with another element type than "
                            "shape inference gives")
+        if not a.HasField("shape") or not b.HasField("shape"):
+            return
+        said, sizes = self._sizes(a.shape), self._sizes(b.shape)
+        if len(said) != len(sizes) or any(
+                isinstance(m, int) and isinstance(n, int) and m != n
+                for m, n in zip(said, sizes, strict=True)):
+            raise disagree(f"output {name[:80]!r}", f"the file says {_spell(said)}, "
+                           f"onnx.shape_inference {_spell(sizes)}")
+
+    def _sizes(self, shape: Any) -> list[Size | None]:
+        """Sizes as inference or the file gives them; None for one that has another name."""
+        return [d.dim_value if d.HasField("dim_value") else
+                dims.S if d.HasField("dim_param") and d.dim_param == self.symbol else
+                self.given.get(d.dim_param) if d.HasField("dim_param") else None
+                for d in shape.dim]
 
     def _check(self, node: Any, name: str, held: Held) -> None:
         onnx = onnx_package()
@@ -386,9 +402,7 @@ class _Importer:
                                f"onnx.shape_inference says {theirs}, our rule {held.dtype}")
         if not proto.HasField("shape"):
             return
-        sizes = [d.dim_value if d.HasField("dim_value") else
-                 dims.S if d.HasField("dim_param") and d.dim_param == self.symbol else None
-                 for d in proto.shape.dim]
+        sizes = self._sizes(proto.shape)
         same = len(sizes) == len(held.shape) and all(
             a is None or a == b or (isinstance(b, Dim) and b != dims.S)
             for a, b in zip(sizes, held.shape, strict=True))

@@ -222,10 +222,9 @@ def _linear(c: Call, coordinates: list[Array], shape: tuple[Size, ...]) -> Array
     """Places in the flattened tensor of coordinates along its axes."""
     place: Array | None = None
     for at, size in zip(coordinates, shape, strict=True):
-        if not isinstance(size, int):
-            raise Refused("coordinates in an axis of open size")
         at = counted(c, at, size)
-        place = at if place is None else place * size + at
+        step = size_of(c.builder, size) if isinstance(size, Dim) else size
+        place = at if place is None else place * step + at
     assert place is not None
     return place
 

@@ -127,8 +127,8 @@ def imported(case: Case, apart: Apart) -> Graph:
     return import_model(model, Path(), {}, case.name, apart)
 
 
-def interpreted(graph: Graph, given: dict[str, Any]) -> dict[str, Array]:
-    """Outputs by our references, as the runtime would give them."""
+def interpreted(graph: Graph, given: dict[str, Any], size: int = 1) -> dict[str, Array]:
+    """Outputs by our references, as the runtime would give them; `size` is the open one."""
     args = []
     for value in graph.function.args:
         array = (given[value.loc[3:]] if value.loc.startswith("in.") else
@@ -136,7 +136,7 @@ def interpreted(graph: Graph, given: dict[str, Any]) -> dict[str, Array]:
         kept = {"f32": np.float32, "i32": np.int32, "bool": np.bool_}[value.type.dtype]
         args.append(np.asarray(array).astype(kept))
     with np.errstate(all="ignore"):
-        results = run(graph.module, "graph", args, {"B": 1, "S": 1, "C": 1})
+        results = run(graph.module, "graph", args, {"B": 1, "S": size, "C": 1})
     return {p.name: results[i].astype("float32" if p.dtype == "bfloat16" else p.dtype)
             for p, i in graph.outputs}
 
