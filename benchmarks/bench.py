@@ -4,6 +4,7 @@
     python benchmarks/bench.py --profile              and where the time goes, step by step
     python benchmarks/bench.py --artifact DIR         only measure what is there
     python benchmarks/bench.py --check                exit status 1 below the limits of limits.py
+    python benchmarks/bench.py --gate                 ... if a share of the bound fell by 15 %
     python benchmarks/bench.py --threads 1 --clock cpu ...   on a machine that others use, too
 
 Sticks and samples alternate. `of limit` compares a sample with the sticks just before it: the
@@ -25,6 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import baseline
 from checkpoint import CONFIG, write_checkpoint
 from limits import shortfalls
 
@@ -87,8 +89,14 @@ def main() -> None:
         chunk = bench.counter.chunk
         for n in args.prefill:
             print("\n" + bench.breakdown("prefill", min(n, chunk), max(0, n - chunk), args.samples))
-    if args.check:
-        missed = shortfalls(records)
+    if args.write_baseline or args.gate:
+        where = baseline.key(bench.model.manifest.document, bench.model.threads,
+                             Path("/proc/cpuinfo").read_text())
+        if args.write_baseline:
+            baseline.record(where, records)
+    if args.check or args.gate:
+        missed = shortfalls(records) if args.check else []
+        missed += baseline.judge(where, records) if args.gate else []
         print("\n" + "\n".join(f"FAILED  {line}" for line in missed) if missed else "\nchecked")
         sys.exit(bool(missed))
 
@@ -118,6 +126,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--profile", action="store_true", help="time every step")
     parser.add_argument("--check", action="store_true",
                         help="exit with 1 if a limit of limits.py is missed")
+    parser.add_argument("--gate", action="store_true",
+                        help="exit with 1 if a test lost 15 % of its share in baseline.json")
+    parser.add_argument("--write-baseline", action="store_true",
+                        help="record the shares of this machine in baseline.json")
     parser.add_argument("--jsonl", type=Path, help="append a JSON line for every test")
     args = parser.parse_args()
     if args.clock == "cpu" and args.threads != 1:

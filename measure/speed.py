@@ -15,10 +15,13 @@ from firstlight.measure.counting import Cost, Counter
 from firstlight.measure.steps import breakdown, by_kind, step_times
 from firstlight.measure.sticks import Sticks
 from firstlight.runtime import load
+from firstlight.runtime.session import Session
 
 STICK_READS = 4
 PROFILE_STICK = 4 << 20     # bytes: as short as a step, since the best of many is taken
 WARM_TOKENS = 2
+FED = 16384
+"""Deepest session that is prefilled; deeper ones start from a random state."""
 
 
 class Bench:
@@ -70,8 +73,7 @@ class Bench:
         """Tokens/s of one token after the other, `tokens` a sample, after `depth` tokens."""
         costs = self.counter.steps("decode", 1, depth)
         rates, limits, best = [], [], 0.0
-        with self.model.session() as prefix:
-            prefix.prefill(self._ids(depth))
+        with self._at(depth) as prefix:
             prefix.fork().decode(0)
             rss = self._resident()
             for _ in range(self.samples):
@@ -92,9 +94,7 @@ class Bench:
 
     def breakdown(self, entry: str, tokens: int, depth: int, repeats: int) -> str:
         """A table of the steps of one call, each the best of several."""
-        session, ids = self.model.session(), self._ids(tokens).astype(np.int32)
-        if depth:
-            session.prefill(self._ids(depth))
+        session, ids = self._at(depth), self._ids(tokens).astype(np.int32)
         context: Any = session._context
         costs = self.counter.steps(entry, tokens, depth)
         step_times(context, entry, ids, self.clock, len(costs))
@@ -107,6 +107,20 @@ class Bench:
         bandwidth, peak = max(reads), max(sums)
         rows = by_kind(costs, np.min(rounds, axis=0), bandwidth, peak)
         return breakdown(title, rows, bandwidth, peak)
+
+    def _at(self, depth: int) -> Session:
+        """A session of so many tokens. A deep one was never fed: its states hold normal numbers,
+        of the size that the model's norms give, so that only the selections mean nothing."""
+        session = self.model.session()
+        if 0 < depth <= FED:
+            session.prefill(self._ids(depth))
+        elif depth:
+            context: Any = session._context
+            for tensor in self.model.manifest.state:
+                rows = self.rng.standard_normal((tensor.used_rows(depth), tensor.width), np.float32)
+                context.write_state(tensor.offset, rows.reshape(-1).view(np.uint8))
+            context.position = depth
+        return session
 
     def _resident(self) -> int:
         """Bytes of this process in memory, mapped weights included, the sticks' buffer not."""

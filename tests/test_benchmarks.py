@@ -97,3 +97,52 @@ def test_benchmark_measures_and_profiles(config: Path, tmp_path: Path) -> None:
     least = sum(w.nbytes for w in weights.values()) - tables - routed / 2
     assert least <= decode["bytes_per_token"] <= 1.25 * least
     assert prefill["bytes_per_token"] < decode["bytes_per_token"]
+
+
+def test_the_gate_compares_shares_of_the_bound_by_processor(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    baseline = importlib.import_module("baseline")
+    cpuinfo = "processor : 0\nvendor_id : X\ncpu family : 23\nmodel\t: 1\nmodel name : any\n"
+    manifest = {"target": {"name": "cpu"}, "numerics": "fast"}
+    where = baseline.key(manifest, 2, cpuinfo)
+    assert where == "X 23 1, 2 threads, cpu, fast, shipped"
+    file = tmp_path / "baseline.json"
+    then = [{"test": "decode", "n": 128, "of_bound": [0.1, 0.8, 0.9]}, {"test": "compile"}]
+    baseline.record(where, then, file)
+    assert baseline.judge(where, then, file) == []
+    now = [{"test": "decode", "n": 128, "of_bound": [0.69]}]
+    assert baseline.judge(where, now, file) == []
+    now[0]["of_bound"] = [0.67]
+    assert baseline.judge(where, now, file) == ["decode 128 reached 67% of its bound, 80% before"]
+    other = [{"test": "prefill", "n": 8, "of_bound": [1.0]}]
+    assert len(baseline.judge(where, other, file)) == 2, "one is missing, the other new"
+    assert baseline.judge("elsewhere", now, file) == [
+        "there is no baseline for elsewhere: --write-baseline"]
+    committed = json.loads((BENCHMARKS / "baseline.json").read_text())
+    assert all(0 < share < 1.5 for row in committed.values() for share in row.values())
+
+
+def test_engines_are_compared_in_turn_and_absent_ones_say_why(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    compare = importlib.import_module("compare")
+    rates = iter([10.0, 30.0, 20.0])
+
+    class Fake(compare.Engine):
+        def run(self, test, threads, generate):
+            return {"samples": [next(rates)], "of_bound": [0.5], "load_s": 1.0}
+
+    ours = Fake("ours")
+    llama = compare.Llama("llama", program=tmp_path / "llama-bench", file=tmp_path / "x.gguf")
+    for _ in range(3):
+        for engine in (ours, llama):
+            engine.sample(("decode", 128), 2, 4)
+    assert llama.absent.startswith("FileNotFoundError")
+    assert compare.table([ours, llama], [("decode", 128)]).splitlines()[-1] == (
+        "| decode 128 | 20.0 | absent |  | 50% |")
+    program = tmp_path / "llama-bench"
+    program.write_text("#!/bin/sh\necho '[{\"samples_ts\": [5.0]}]'\n")
+    program.chmod(0o755)
+    llama = compare.Llama("llama", program=program, file=tmp_path / "x.gguf")
+    llama.sample(("decode", 128), 2, 4)
+    assert compare.table([ours, llama], [("decode", 128)]).splitlines()[-1] == (
+        "| decode 128 | 20.0 | 5.0 | 4.00 | 50% |")

@@ -1,0 +1,63 @@
+"""The regression gate: how near to its bound each test came, against what is committed.
+
+Ratios are kept, not times, and by kind of processor: how much of a bound can be had depends on its
+vector units, how fast it is today does not matter. `bench.py --gate` fails on a loss of 15 %;
+`--write-baseline` records this machine in baseline.json, for a commit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+FILE = Path(__file__).parent / "baseline.json"
+LOSS = 0.15
+"""Largest loss that passes; repetitions on a quiet machine differ by a few per cent."""
+
+
+def processor(cpuinfo: str) -> str:
+    """Vendor, family and model: names such as "AMD EPYC" stand for several kinds."""
+    fields = dict(line.split(":", 1) for line in cpuinfo.splitlines() if ":" in line)
+    found = {key.strip(): value.strip() for key, value in fields.items()}
+    return " ".join(found.get(key, "?") for key in ("vendor_id", "cpu family", "model"))
+
+
+def key(artifact: Mapping[str, Any], threads: int, cpuinfo: str) -> str:
+    """What has a row of its own; `artifact` is a manifest."""
+    return ", ".join([processor(cpuinfo), f"{threads} threads", artifact["target"]["name"],
+                      artifact["numerics"], artifact.get("quantize", "shipped")])
+
+
+def ratios(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Median share of the bound, by test."""
+    return {f"{r['test']} {r['n']}": round(median(r["of_bound"]), 3)
+            for r in records if r.get("of_bound")}
+
+
+def losses(now: Mapping[str, float], then: Mapping[str, float]) -> list[str]:
+    """Tests that lost more than `LOSS`, and tests that are in one only."""
+    lines = [f"{test} is in the baseline and was not measured" for test in then if test not in now]
+    for test, ratio in now.items():
+        if test not in then:
+            lines.append(f"{test} is not in the baseline: --write-baseline")
+        elif ratio < (1 - LOSS) * then[test]:
+            lines.append(f"{test} reached {ratio:.0%} of its bound, {then[test]:.0%} before")
+    return lines
+
+
+def judge(where: str, records: Sequence[Mapping[str, Any]], file: Path = FILE) -> list[str]:
+    """`losses` against the row of this machine; a machine without one cannot be judged."""
+    known = json.loads(file.read_text())
+    if where not in known:
+        return [f"there is no baseline for {where}: --write-baseline"]
+    return losses(ratios(records), known[where])
+
+
+def record(where: str, records: Sequence[Mapping[str, Any]], file: Path = FILE) -> None:
+    """Write or replace the row of this machine."""
+    known = json.loads(file.read_text()) if file.is_file() else {}
+    known[where] = ratios(records)
+    file.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
