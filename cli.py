@@ -234,20 +234,29 @@ def _prompt(_: click.Context, __: click.Parameter, text: str | None) -> str | No
 @click.option("--seed", type=int, help="Equal seeds draw equal tokens.")
 @click.option("--ignore-eos", is_flag=True, help="Go on after the model's end-of-text token.")
 @click.option("--threads", type=click.IntRange(min=1), help="[default: all usable cores]")
+@click.option("--inputs", type=FOLDER, metavar="IN.npz",
+              help="Arrays by name, for what was compiled from ONNX.")
+@click.option("--outputs", type=FOLDER, metavar="OUT.npz", help="Where its outputs go.")
 @click.option("--profile", type=FOLDER, metavar="F.json",
               help="Decode greedily, kernel by kernel, and write a timeline for Perfetto.")
 @click.option("-q", "--quiet", is_flag=True, help="Print no timing on standard error.")
 @json_option
 def run_command(
     artifact: Path, prompt: str | None, tokens: list[int] | None, threads: int | None,
-    profile: Path | None, quiet: bool, as_json: bool, **sampling: Any,
+    inputs: Path | None, outputs: Path | None, profile: Path | None, quiet: bool, as_json: bool,
+    **sampling: Any,
 ) -> None:  # fmt: skip
-    """Continue a prompt with the artifact in DIR.
+    """Continue a prompt with the artifact in DIR, or run what was compiled from ONNX.
 
     The text streams to standard output, timing goes to standard error.
     """
-    if (prompt is None) == (tokens is None):
-        raise click.UsageError("Give either --prompt or --tokens.")
+    if (inputs is None) != (outputs is None) or [prompt, tokens, inputs].count(None) != 2:
+        raise click.UsageError("Give either --prompt, or --tokens, or --inputs and --outputs.")
+    if inputs is not None and outputs is not None:
+        from firstlight.runtime.graph import run_file
+
+        emit(run_file(artifact, inputs, outputs, threads), as_json)
+        return
     from firstlight.runtime import load
 
     with load(artifact, threads=threads) as model:
