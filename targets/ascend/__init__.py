@@ -7,6 +7,7 @@ lowers them to the chip's intrinsics (`compiler`, `build`), and the lowered code
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -49,7 +50,7 @@ def _tools() -> Sequence[Tool]:
     found = compiler()
     return (Tool("bishengir-compile-a5", None if found is None else str(found),
                  f"pip install 'firstlight[ascend]' ({PACKAGE})"), *tools(),
-            Tool("hivmc-a5", None, "CANN 9.1 or later, on the machine with the card"))
+            Tool("hivmc-a5", shutil.which("hivmc-a5"), "CANN 9.1 or later, on the machine with the card"))
 
 
 def _versions() -> Mapping[str, str]:
