@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from firstlight.codegen.kernel import Kernel
@@ -38,7 +39,11 @@ TURNS, STEPS = 16, 1 << 10
 """Rounds, and innermost steps, for each thread of a group up to which one group may do a loop."""
 
 
-@dataclass(frozen=True)
+RECENT = 1 << 10
+"""Kernels whose launches and texts are kept: one is often emitted, built and run here."""
+
+
+@dataclass(frozen=True, eq=False)
 class Phase:
     """One launch: a function of some of the kernel's pointers, the workspace and S.
 
@@ -58,7 +63,7 @@ class Phase:
     shared: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scheduled:
     """All launches of a kernel, in order. `workspace` is how many bytes it needs for S tokens."""
 
@@ -80,6 +85,7 @@ class Scheduled:
                 "group_threads": max((math.prod(p.group) for p in self.phases), default=0)}
 
 
+@lru_cache(RECENT)
 def scheduled(kernel: Kernel, capabilities: Capabilities) -> Scheduled:
     """The launches of any kernel, on a chip with threads as `capabilities` say.
 

@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,8 @@ PRELUDE = Path(__file__).with_name("prelude.cuh")
 KERNELS_PER_MODULE = 8
 """So many compile in a few seconds, and a model has a module for each process."""
 FLOAT_OF = "__uint_as_float"
+RECENT = 1 << 10
+"""Kernels whose text is kept: one is emitted, and then built."""
 FIRST = 'extern "C" __global__'
 """Where kernels begin in TVM's text; what stands before needs the vendor's headers."""
 
@@ -43,7 +46,7 @@ class Code:
         launches = self.schedule(kernel)
         resources = launches.resources()
         self._check(kernel.name, resources)
-        text = f'#include "{PRELUDE.name}"\n{self.body(launches)}'
+        text = f'#include "{PRELUDE.name}"\n{body(launches, self.arch)}'
         files = {f"{kernel.name}.cu": text.encode(), PRELUDE.name: PRELUDE.read_bytes()}
         return Source(files, launches.phases[0].entry, launches.record(), resources)
 
@@ -60,7 +63,7 @@ class Code:
         code.mkdir(parents=True, exist_ok=True)
         launches = {name: self.schedule(kernels[name]) for name in sorted(kernels)}
         count = -(-len(launches) // KERNELS_PER_MODULE)
-        bodies = [self.body(launch) for launch in launches.values()]
+        bodies = [body(launch, self.arch) for launch in launches.values()]
         texts = [PRELUDE.read_text() + "".join(bodies[i::count]) for i in range(count)]
         modules = [f"model-{i}" for i in range(count)]
         written = [write_launches(code, launches.values(), [f"{m}.cubin" for m in modules])]
@@ -78,13 +81,6 @@ class Code:
         from firstlight.codegen.simt import scheduled
 
         return scheduled(kernel, self.capabilities)
-
-    def body(self, launches: Scheduled) -> str:
-        """The text of a kernel's functions, without what goes before them."""
-        from firstlight.codegen.simt import text
-
-        whole = text(launches.phases, {"kind": "cuda", "arch": f"sm_{self.arch}"}, FLOAT_OF)
-        return whole[whole.index(FIRST):]
 
     def _compile(self, modules: Sequence[str], texts: Sequence[str],
                  jobs: int | None) -> list[Compiled]:
@@ -128,6 +124,15 @@ class Code:
                     why=f"it needs {amount} of {self.limits[what]} {what.replace('_', ' ')}",
                     try_="--kernels generic    leaves hand-written kernels out",
                 )
+
+
+@lru_cache(RECENT)
+def body(launches: Scheduled, arch: str) -> str:
+    """The text of a kernel's functions, without what goes before them."""
+    from firstlight.codegen.simt import text
+
+    whole = text(launches, {"kind": "cuda", "arch": f"sm_{arch}"}, FLOAT_OF)
+    return whole[whole.index(FIRST):]
 
 
 def _compile(text: str, name: str, arch: str) -> Compiled:

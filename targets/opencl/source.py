@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from firstlight.codegen.kernel import Kernel
-from firstlight.codegen.simt import Phase, Scheduled, scheduled, text
+from firstlight.codegen.simt import Scheduled, scheduled, text
 from firstlight.codegen.simt.manifest import write_launches
+from firstlight.codegen.simt.schedule import RECENT
 from firstlight.codegen.target import Source
 from firstlight.passes.capabilities import Capabilities
 
@@ -23,7 +25,7 @@ POINTER = re.compile(r"(__global \w+\*) (?:__restrict__ )?(\w+)$")
 def emit(kernel: Kernel, capabilities: Capabilities) -> Source:
     """The source of one kernel."""
     plan = scheduled(kernel, capabilities)
-    code = source(plan.phases).encode()
+    code = source(plan).encode()
     return Source({f"{kernel.name}.cl": code}, kernel.name, plan.record(), plan.resources())
 
 
@@ -37,17 +39,18 @@ def write(plans: Sequence[Scheduled], folder: Path) -> Sequence[Path]:
     """The files of launches that were scheduled before, for this chip or another one."""
     code = folder / "code"
     code.mkdir(exist_ok=True)
-    (code / FILE).write_text("".join(source(plan.phases) for plan in plans))
+    (code / FILE).write_text("".join(map(source, plans)))
     return [code / FILE, write_launches(code, plans, [FILE])]
 
 
-def source(phases: Iterable[Phase]) -> str:
-    """The text of phases, with each pointer as a buffer and the byte where it begins.
+@lru_cache(RECENT)
+def source(plan: Scheduled) -> str:
+    """The text of a kernel, with each pointer as a buffer and the byte where it begins.
 
     Only whole buffers can be given to a kernel; the alignment of parts of them differs between
     devices. A barrier is also one for the device's memory, through which phases of one group talk.
     """
-    code = text(phases, KIND, FLOAT_OF)
+    code = text(plan, KIND, FLOAT_OF)
     code = code.replace("barrier(CLK_LOCAL_MEM_FENCE)",
                         "barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE)")
     return PROLOGUE + HEAD.sub(_with_offsets, code)

@@ -25,4 +25,4 @@ def test_every_code_has_its_value(tmp_path) -> None:
 
 
 def test_no_half_is_left_in_the_source() -> None:
-    assert "half" not in source(scheduled(generic("rows", ROWS), chip()).phases)
+    assert "half" not in source(scheduled(generic("rows", ROWS), chip()))

@@ -41,7 +41,7 @@ def test_phases_of_one_token_share_a_launch_and_meet_at_barriers() -> None:
     one = scheduled(generic("norm", NORM_ONE), chip())
     assert len(many.phases) > 1
     assert [p.grid for p in one.phases] == [(1,)]
-    written = source(one.phases)
+    written = source(one)
     assert written.count("barrier(") == 1, "one thread makes the factor, all of them use it"
 
 

@@ -32,7 +32,7 @@ def test_a_constant_is_the_number_that_it_was(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(("text", "function"), [
-    (lambda: source(scheduled(constants(), chip()).phases), "as_float"),
+    (lambda: source(scheduled(constants(), chip())), "as_float"),
     (lambda: find("cuda-sm90").emit(constants()).files["numbers.cu"].decode(), "__uint_as_float"),
 ])
 def test_only_what_seven_digits_are_not_enough_for_is_given_by_bits(text, function: str) -> None:

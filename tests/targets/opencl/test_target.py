@@ -63,7 +63,7 @@ def test_a_forked_process_is_told_why_there_is_no_device(driver: OpenClDriver) -
 
 
 def test_a_pointer_is_a_buffer_and_a_place_in_it() -> None:
-    text = source(relu().phases)
+    text = source(relu())
     assert "__kernel void relu_0(__global float* x_buffer, ulong x_at," in text
     assert "__global float* x = (__global float*)((__global uchar*)x_buffer + x_at);" in text
 
@@ -71,7 +71,7 @@ def test_a_pointer_is_a_buffer_and_a_place_in_it() -> None:
 @pytest.fixture
 def bound(driver: OpenClDriver, tmp_path: Path):
     """A queue, and relu on 96 floats from byte 64 of a buffer on."""
-    (tmp_path / "relu.cl").write_text(source(relu().phases))
+    (tmp_path / "relu.cl").write_text(source(relu()))
     (phase,) = relu().phases
     function = driver.load(tmp_path / "relu.cl", [phase.entry])[phase.entry]
     queue = driver.queue()
