@@ -50,7 +50,8 @@ def _tools() -> Sequence[Tool]:
     found = compiler()
     return (Tool("bishengir-compile-a5", None if found is None else str(found),
                  f"pip install 'firstlight[ascend]' ({PACKAGE})"), *tools(),
-            Tool("hivmc-a5", shutil.which("hivmc-a5"), "CANN 9.1 or later, on the machine with the card"))
+            Tool("hivmc-a5", shutil.which("hivmc-a5"),
+                 "CANN 9.1 or later, on the machine with the card"))
 
 
 def _versions() -> Mapping[str, str]:
