@@ -19,6 +19,8 @@ from firstlight.targets.conform.data import Array, Change, Make, Operand, Random
 
 SLOTS = 3
 CONTEXT = 40
+LONG = 67
+"""Tokens of a prefill call beyond 64, for kernels that work on blocks of tokens."""
 INLINED = {"call": "calls are inlined before kernels are chosen"}
 """Ops that no kernel stands for, and why."""
 
@@ -33,6 +35,7 @@ class Case:
             integers.
         positions: of the first token of a call.
         callee: what a `repeat` repeats.
+        long: whether it is also called with `LONG` tokens.
     """
 
     op: str
@@ -42,6 +45,7 @@ class Case:
     values: Mapping[str, Make] = field(default_factory=dict)
     positions: tuple[int, ...] = (0,)
     callee: Callable[..., Any] | None = None
+    long: bool = False
 
     def __str__(self) -> str:
         attrs = "".join(f" {k}={v}" for k, v in self.attrs.items())

@@ -45,12 +45,12 @@ def _wide() -> Iterator[Case]:
         yield Case("rms_norm", (f32(B, S, 3, 96), f32(96, codec=codec)), {"eps": 1e-6}, small)
         yield Case("norm_rope", (x, f32(64, codec=codec), i32(B, S), f32(16)), {"eps": 1e-6}, small,
                    positions=(0, 1000))
-    yield Case("rms_norm", (x,), {"eps": 1e-6}, small)
+    yield Case("rms_norm", (x,), {"eps": 1e-6}, small, long=True)
     yield Case("rope", (f32(B, S, 64), i32(B, S), f32(16)), {"inverse": True}, positions=(0, 1000))
     yield Case("norm_rope", (f32(B, S, 3, 64), i32(B, S), f32(16)), {"eps": 1e-6},
                positions=(0, 1000))
     yield Case("linears", (x, f32(130, 64, codec=BLOCK_FP8), f32(16, 64, codec="bf16"),
-                           f32(7, 64, codec=GROUP_FP4)), {}, HOSTILE)
+                           f32(7, 64, codec=GROUP_FP4)), {}, HOSTILE, long=True)
     for codec in CODECS:
         yield Case("linears", (x, f32(35, 64, codec=codec), f32(16, 64, codec=codec)), {}, HOSTILE)
     yield Case("route", (x, f32(32, 64, codec="bf16"), f32(32)), {"k": 6, "scale": 1.5},
@@ -62,11 +62,12 @@ def _wide() -> Iterator[Case]:
         up, down = f32(5, 96, 64, codec=routed), f32(5, 64, 96, codec=routed)
         one, two = f32(96, 64, codec=shared), f32(64, 96, codec=shared)
         yield Case("expert_ffn", (x, i32(B, S, 2), f32(B, S, 2), up, up, down, one, one, two),
-                   {"limit": 7.0}, HOSTILE, values={"index": integers(1, 4)})
+                   {"limit": 7.0}, HOSTILE, values={"index": integers(1, 4)}, long=True)
     for n in (2, 4):
         streams = f32(B, S, n, 32)
         yield Case("hyper_pre", (streams, f32((2 + n) * n, n * 32), f32((2 + n) * n), f32(3),
-                                 f32(32)), {"eps": 1e-6, "hc_eps": 1e-6, "rounds": 19}, HOSTILE)
+                                 f32(32)), {"eps": 1e-6, "hc_eps": 1e-6, "rounds": 19}, HOSTILE,
+                   long=True)
         yield Case("hyper_post", (streams, f32(B, S, 32), f32(B, S, n), f32(B, S, n, n)), {},
                    HOSTILE)
     yield Case("hyper_head", (streams, f32(4, 128), f32(4), f32(1), f32(32)),

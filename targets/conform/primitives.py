@@ -103,16 +103,17 @@ def _products() -> Iterator[Case]:
     yield Case("matmul", (f32(B, S, 3, 9), f32(B, 1, 9, 32)), {"transpose_b": False})
     yield Case("matmul", (f32(B, S, 3, dims.add(S, 4)), f32(B, 1, dims.add(S, 4), 16)),
                {"transpose_b": False}, (plain, zero_rows, outliers))
-    yield Case("matmul", (f32(B, S, 3, 9), f32(9, 5)), {"transpose_b": False})
+    yield Case("matmul", (f32(B, S, 3, 9), f32(9, 5)), {"transpose_b": False}, long=True)
     yield Case("matmul", (f32(130, 40), f32(33, 40)), {"transpose_b": True})
     for codec in CODECS:
         yield Case("linear", (f32(B, S, 288), f32(140, 288, codec=codec)),
-                   changes=(plain, zero_rows, outliers))
+                   changes=(plain, zero_rows, outliers), long=True)
         yield Case("linear", (f32(B, S, 32), f32(5, 32, codec=codec)))
-        yield Case("group_linear", (f32(B, S, 2, 64), f32(150, 64, codec=codec)))
+        yield Case("group_linear", (f32(B, S, 2, 64), f32(150, 64, codec=codec)), long=True)
         for shape in ((B, S, 64), (B, S, 3, 64)):
             yield Case("expert_linear", (f32(*shape), f32(5, 144, 64, codec=codec), i32(B, S, 3)),
-                       values={"index": integers(1, 4)})  # experts 0 and 4 have no tokens
+                       values={"index": integers(1, 4)},  # experts 0 and 4 have no tokens
+                       long=True)
     yield Case("linear", (f32(B, S, 130), f32(257, 130, codec=BLOCK_FP8)))
     yield Case("linear", (f32(B, S, 7), f32(5, 7)))
 

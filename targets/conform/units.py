@@ -15,12 +15,12 @@ from firstlight.ir.core import Function, Module, Op
 from firstlight.ir.decompose import decompose
 from firstlight.ir.printer import print_function, print_op
 from firstlight.ir.registry import TABLE
-from firstlight.targets.conform.cases import CONTEXT, Case
+from firstlight.targets.conform.cases import CONTEXT, LONG, Case
 
 FIXED = {"B": 1, "C": CONTEXT}
 SHAPES = {"prefill": FIXED, "decode": FIXED | {"S": 1}}
-MOST_TOKENS = 19
-"""Of a prefill call: more than the rings hold, no multiple of any vector or block."""
+MOST_TOKENS = LONG
+"""Of a prefill call, as overrides are told."""
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,53 @@ def tail_of_a_long_call(call, tokens, x, *rest):
         rest[-1][:, 16:] = before[:, 16:]
 
 
+def blocks_of_64_tokens(call, tokens, x, *rest):
+    """The tokens behind the last whole block of a long call are left out."""
+    before = rest[-1].copy()
+    call(x, *rest)
+    if tokens > 64:
+        rest[-1][:, 64:] = before[:, 64:]
+
+
+def streams_mixed_by_columns(call, tokens, x, y, post, comb, out):
+    """The mixing matrix is read transposed; its rows and columns both sum to about one."""
+    call(x, y, post, np.ascontiguousarray(comb.swapaxes(-1, -2)), out)
+
+
+def sees_an_entry_before_its_block_ends(call, tokens, q, weights, keys, slot, positions, *out):
+    """Keys are chosen from as if every token were one further."""
+    call(q, weights, keys, slot, positions + 1, *out)
+
+
+def a_hole_is_the_last_entry(call, tokens, q, kv, sink, freqs, ring, *rest):
+    """An index of -1 is not skipped, but counted from the end."""
+    *rest, index, out = rest
+    if index.ndim == 3 and index.dtype == np.int32:
+        index = np.where(index < 0, rest[-1].shape[1] - 1, index).astype(np.int32)
+    call(q, kv, sink, freqs, ring, *rest, index, out)
+
+
+def appends_what_is_not_there(call, tokens, state, x, slot, first, count):
+    """A call that completes no block still writes an entry."""
+    call(state, x, slot, first, np.maximum(count, 1))
+
+
+class Remembers:
+    """The first row is that of the call before."""
+
+    __name__ = "remembers_the_call_before"
+
+    def __init__(self) -> None:
+        self.row = np.zeros(0, np.float32)
+
+    def __call__(self, call, tokens, x, *rest) -> None:
+        call(x, *rest)
+        new = rest[-1][0, 0].copy()
+        if self.row.shape == new.shape:
+            rest[-1][0, 0] = self.row
+        self.row = new
+
+
 def writes_into_an_operand(call, tokens, x, *rest):
     """x is used as scratch."""
     call(x, *rest)
@@ -152,6 +199,12 @@ RUN = [
     ("ring_write", writes_for_every_sequence, "another sequence"),
     ("ring_write", forgets_to_wrap, "S=7"),
     ("rms_norm", tail_of_a_long_call, "S=19"),
+    ("rms_norm", blocks_of_64_tokens, "S=67"),
+    ("hyper_post", streams_mixed_by_columns, "off by"),
+    ("index_select", sees_an_entry_before_its_block_ends, "differ"),
+    ("hybrid_attention", a_hole_is_the_last_entry, "off by"),
+    ("entries_append", appends_what_is_not_there, "result 0"),
+    ("rms_norm", Remembers(), "off by"),
     ("rms_norm", writes_into_an_operand, "the operand x was overwritten"),
     ("rms_norm", writes_past_the_end, "memory beside"),
     ("rms_norm", crashes, "signal 9"),
