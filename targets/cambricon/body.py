@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from firstlight.codegen.nests.linear import coefficient, linear
 from firstlight.codegen.nests.nodes import Node, walk
 from firstlight.codegen.nests.program import Axis, Nest, Program, Repeat, Selection, Step
 from firstlight.codegen.nests.schedule import Tile, tiles
+from firstlight.targets.cambricon.ahead import Ahead, Deal
 from firstlight.targets.cambricon.chips import Chip
 from firstlight.targets.cambricon.legal import Legal
 from firstlight.targets.cambricon.scalars import Place, Scalars
@@ -19,6 +21,47 @@ from firstlight.targets.cambricon.values import Value, Values
 NEUTRAL = {("sum", "float32"): "0.0f", ("sum", "int32"): "0",
            ("max", "float32"): "fl_as_float32(0xff800000u)", ("max", "int32"): "(-2147483647 - 1)"}
 JOIN = {"sum": "__bang_add", "max": "__bang_maxequal"}
+
+
+class Joins(Protocol):
+    """What a loop over terms does in each step."""
+
+    nest: Nest
+
+    def sites(self) -> list[tuple[Node, tuple[Axis, ...]]]:
+        """What is computed in tiles, and over which axes."""
+
+    def add(self, at: dict[str, str], total: Value,
+            fetched: Sequence[Mapping[Node, Value]]) -> None:
+        """One step's terms joined to the total."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Terms of a sum or of a largest value."""
+
+    body: Body
+    tile: Tile
+    inside: tuple[Axis, ...]
+    term: Node
+
+    @property
+    def nest(self) -> Nest:
+        """The nest that the terms are of."""
+        return self.tile.nest
+
+    def sites(self) -> list[tuple[Node, tuple[Axis, ...]]]:
+        """The term, over all axes of the tile: kept ones last where memory has them side by side.
+        """
+        kept = self.tile.inside(self.nest.axes)
+        rows = self.inside and kept and not self.body.across(self.term, kept, self.inside)
+        return [(self.term, (*kept, *self.inside) if rows else (*self.inside, *kept))]
+
+    def add(self, at: dict[str, str], total: Value,
+            fetched: Sequence[Mapping[Node, Value]]) -> None:
+        """One tile of terms joined to the total."""
+        ((term, order),) = self.sites()
+        self.body.joined(self.tile, term, order, at, total, fetched[0])
 
 
 @dataclass
@@ -69,27 +112,24 @@ class Body:
 
     # -- loops ----------------------------------------------------------------------------------
 
+    def deal(self, axes: Sequence[Axis]) -> Deal:
+        """The steps of all axes as rounds for tasks."""
+        scalars = Scalars(self.out, self.places, {"S": "S"})
+        return Deal(self.out, tuple(axes), tuple(
+            a.extent.number if a.extent.number is not None else scalars.text(a.extent)
+            for a in axes))
+
     @contextmanager
     def rounds(self, axes: Sequence[Axis]) -> Iterator[dict[str, str]]:
         """Steps of all axes, dealt out to tasks; the names of S and of each axis."""
-        at = {"S": "S"}
-        scalars = Scalars(self.out, self.places, at)
-        sizes: list[Size] = [a.extent.number if a.extent.number is not None
-                             else scalars.text(a.extent) for a in axes]
-        total, name = times(*sizes), self.out.fresh("r")
-        head = f"for (int32_t {name} = taskId; {name} < {total}; {name} += taskDim)"
-        with self.out.braces(head if total != 1 else "if (taskId == 0)"):
-            left = name
-            for axis, size in reversed(list(zip(axes[1:], sizes[1:], strict=True))):
-                at[axis.name] = self.out.scalar("int32", f"{atom(left)} % {atom(size)}")
-                left = f"{atom(left)} / {atom(size)}"
-            if axes:
-                at[axes[0].name] = self.out.scalar("int32", left) if left != name else name
-            yield at
+        deal, name = self.deal(axes), self.out.fresh("r")
+        head = f"for (int32_t {name} = taskId; {name} < {deal.total}; {name} += taskDim)"
+        with self.out.braces(head if deal.total != 1 else "if (taskId == 0)"):
+            yield deal.at(name)
 
     def sizes(self, axes: Sequence[Axis], at: dict[str, str]) -> dict[str, Size]:
         """How many steps of each of a tile's axes there are in this round."""
-        scalars, found = Scalars(self.out, self.places, at), {}
+        scalars, found = Scalars(self.out, self.places, at), dict[str, Size]()
         for axis in axes:
             assert axis.length is not None
             found[axis.name] = axis.length if axis.valid is None else self.out.scalar(
@@ -111,25 +151,61 @@ class Body:
     def tile(self, tile: Tile) -> None:
         """The rounds of one tile: read, compute, write."""
         nest = tile.nest
+        axes = tile.inside(nest.axes)
+        sites = [(nest.value, axes)] if axes and not nest.join and nest.condition is None else []
+        with Ahead(self, nest, sites) as ahead:
+            if ahead.tiles:
+                self.staged(tile, axes, ahead)
+                return
         with self.rounds(tile.outside(nest.axes)) as at, ExitStack() as stack:
             if nest.condition is not None:
                 condition = Scalars(self.out, self.places, at).text(nest.condition)
                 stack.enter_context(self.out.braces(f"if ({condition})"))
-            axes = tile.inside(nest.axes)
             self.extents = self.sizes(axes, at)
-            acc = None
-            if tile.product:
-                from firstlight.targets.cambricon.products import Product
+            self.finish(tile, axes, at, self.accumulated(tile, axes, at))
 
-                acc = Product(self, tile, at).total()
-            elif nest.join:
-                acc = self.reduced(tile, axes, at)
-            values = self.values(nest, axes, at, acc)
-            result = values.root(nest.value)
-            values.store(result, nest.index, self.places[nest.buffer.name])
-            values.give(result)
-            if acc is not None and acc is not result:
-                values.give(acc)
+    def staged(self, tile: Tile, axes: tuple[Axis, ...], ahead: Ahead) -> None:
+        """Rounds whose tiles are fetched while the round before computes."""
+        deal, name = self.deal(tile.outside(tile.nest.axes)), self.out.fresh("r")
+        one = deal.total == 1
+        bank = self.out.fresh("bank")
+        if not one:
+            self.out.line(f"int32_t {bank} = 0;")
+        with self.out.braces(f"if (taskId < {deal.total})"):
+            ahead.fetch(deal.at("taskId"), axes, "0")
+        head = f"for (int32_t {name} = taskId; {name} < {deal.total}; {name} += taskDim)"
+        with self.out.braces("if (taskId == 0)" if one else head):
+            # this round's tiles are here, the last round's results are gone
+            self.out.line("__sync_io();")
+            if not one:
+                with self.out.braces(f"if ({name} + taskDim < {deal.total})"):
+                    ahead.fetch(deal.at(f"{name} + taskDim"), axes, f"(1 - {bank})")
+            at = deal.at(name)
+            self.extents = self.sizes(axes, at)
+            (fetched,) = ahead.tiles_in("0" if one else bank)
+            self.finish(tile, axes, at, None, fetched, True)
+            if not one:
+                self.out.line(f"{bank} = 1 - {bank};")
+        self.out.line("__sync_io();")
+
+    def finish(self, tile: Tile, axes: tuple[Axis, ...], at: dict[str, str], acc: Value | None,
+               fetched: Mapping[Node, Value] | None = None, staged: bool = False) -> None:
+        """Compute a round's result from what was accumulated, and write it."""
+        values = self.values(tile.nest, axes, at, acc)
+        values.fetched = fetched or {}
+        result = values.root(tile.nest.value)
+        values.store(result, tile.nest.index, self.places[tile.nest.buffer.name], staged)
+        values.give(result)
+        if acc is not None and acc is not result:
+            values.give(acc)
+
+    def accumulated(self, tile: Tile, axes: tuple[Axis, ...], at: dict[str, str]) -> Value | None:
+        """What the nest's terms come to, if it has any."""
+        if tile.product:
+            from firstlight.targets.cambricon.products import Product
+
+            return Product(self, tile, at).total()
+        return self.reduced(tile, axes, at) if tile.nest.join else None
 
     # -- reductions -----------------------------------------------------------------------------
 
@@ -144,43 +220,68 @@ class Body:
                       NEUTRAL[nest.join, dtype])
         for part in nest.parts:
             inside = tile.inside(part.axes)
-            self.part(tile, part.term, tile.outside(part.axes), inside, at, total)
+            terms = Terms(self, tile, inside, part.term)
+            self.part(terms, tile.outside(part.axes), inside, at, total)
         if names:
             return total
         text = self.out.scalar(dtype, f"{total.text}[0]")
         values.give(total)
         return Value(text, dtype)
 
-    def part(self, tile: Tile, term: Node, loops: tuple[Axis, ...], inside: tuple[Axis, ...],
+    def part(self, terms: Joins, loops: tuple[Axis, ...], inside: tuple[Axis, ...],
              at: dict[str, str], total: Value) -> None:
-        """`total` and the terms of a part joined, loop by loop."""
-        if loops:
-            axis, *rest = loops
-            size = Scalars(self.out, self.places, at).text(axis.extent)
-            name = self.out.fresh("k")
-            with self.out.braces(f"for (int32_t {name} = 0; {name} < {size}; ++{name})"):
-                self.part(tile, term, tuple(rest), inside, {**at, axis.name: name}, total)
+        """The terms of a part joined to `total`, loop by loop; tiles of the innermost loop are
+        fetched one step ahead."""
+        if not loops:
+            self.extents = {**self.extents, **self.sizes(inside, at)}
+            terms.add(at, total, [{} for _ in terms.sites()])
             return
-        self.extents = {**self.extents, **self.sizes(inside, at)}
-        self.joined(tile, term, inside, at, total)
+        axis, *rest = loops
+        size = Scalars(self.out, self.places, at).text(axis.extent)
+        name = self.out.fresh("k")
+        head = f"for (int32_t {name} = 0; {name} < {size}; ++{name})"
+        with Ahead(self, terms.nest, terms.sites() if not rest else []) as ahead:
+            if not ahead.tiles:
+                with self.out.braces(head):
+                    self.part(terms, tuple(rest), inside, {**at, axis.name: name}, total)
+                return
+            bank = self.out.fresh("bank")
+            self.out.line(f"int32_t {bank} = 0;")
+            with ExitStack() as stack:
+                if axis.extent.number is None:
+                    stack.enter_context(self.out.braces(f"if ({size} > 0)"))
+                ahead.fetch({**at, axis.name: "0"}, inside, "0")
+            with self.out.braces(head):
+                self.out.line("__sync_io();")
+                with self.out.braces(f"if ({name} + 1 < {size})"):
+                    ahead.fetch({**at, axis.name: f"{name} + 1"}, inside, f"(1 - {bank})")
+                here = {**at, axis.name: name}
+                self.extents = {**self.extents, **self.sizes(inside, here)}
+                terms.add(here, total, ahead.tiles_in(bank))
+                self.out.line("__sync_compute();")
+                self.out.line(f"{bank} = 1 - {bank};")
 
-    def joined(self, tile: Tile, term: Node, gone: tuple[Axis, ...], at: dict[str, str],
-               total: Value) -> None:
+    def joined(self, tile: Tile, term: Node, order: tuple[Axis, ...], at: dict[str, str],
+               total: Value, fetched: Mapping[Node, Value]) -> None:
         """One tile of terms joined to the total."""
         nest, kept = tile.nest, tile.inside(tile.nest.axes)
-        first = gone and kept and not self.across(term, kept, gone)
-        order = (*kept, *gone) if first else (*gone, *kept)
+        gone = tuple(a for a in order if a not in kept)
         values = self.values(nest, order, at)
+        values.fetched = fetched
         value = values.root(term)
         full = (values.spread(value, tuple(a.name for a in order)) if order
                 else values.spread_one(value))
         values.give(value)
         rows, row = (values.count(tuple(a.name for a in some)) for some in (gone, kept))
-        if first:
+        if gone and kept and order[0] in kept:
             turned = values.new(total.dtype, full.axes)
             self.out.call("__bang_transpose", turned.text, full.text, row, rows)
             values.give(full)
             full = turned
+        elif rows != 1 and full.held is None:      # folding writes, and this is still fetched
+            own = values.new(total.dtype, full.axes)
+            self.out.call("__bang_move", own.text, full.text, times(4, rows, row))
+            full = own
         self.folded(nest.join, full.text, rows, row)
         self.out.call(JOIN[nest.join], total.text, total.text, full.text, row)
         values.give(full)

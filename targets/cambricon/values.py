@@ -60,6 +60,7 @@ class Values:
         axes: of the tile, in the order of its rows.
         sizes: how many steps of each axis there are, by name.
         acc: what the node ``acc`` is.
+        fetched: loads that are in NRAM already, as they lie in memory.
     """
 
     out: Writer
@@ -69,6 +70,7 @@ class Values:
     scalars: Scalars
     legal: Legal
     acc: Value | None = None
+    fetched: Mapping[Node, Value] = field(default_factory=dict)
     done: dict[Node, Value] = field(default_factory=dict)
     left: dict[Node, int] = field(default_factory=dict)
 
@@ -80,18 +82,26 @@ class Values:
     def root(self, node: Node) -> Value:
         """The value of a node and of all it is made of; its place is the caller's to give back."""
         node = self.legal.node(node)
-        stack, seen = [node], {node}
         self.left[node] = self.left.get(node, 0) + 1
+        for here in self.tiles(node):
+            for part in here.parts() if here.op != "load" else ():
+                self.left[part] = self.left.get(part, 0) + 1
+        return self.value(node)
+
+    def tiles(self, node: Node) -> list[Node]:
+        """All nodes that a legal one is made of and that vary; what loads index with is not."""
+        stack, seen = [node], {node}
+        found = []
         while stack:
             here = stack.pop()
-            if here.op == "load" or not self.legal.varies(here):
+            if not self.legal.varies(here):
                 continue
-            for part in here.parts():
-                self.left[part] = self.left.get(part, 0) + 1
+            found.append(here)
+            for part in here.parts() if here.op != "load" else ():
                 if part not in seen:
                     seen.add(part)
                     stack.append(part)
-        return self.value(node)
+        return found
 
     def value(self, node: Node) -> Value:
         """A node's value, written once."""
@@ -365,13 +375,26 @@ class Values:
 
     def raw(self, node: Node) -> Value:
         """A load as it lies in memory."""
+        if node in self.fetched:
+            return self.fetched[node]
+        element, axes = self.layout(node)
+        to = self.new(element, axes, raw=True)
+        self.fetch(node, to.text, "__memcpy")
+        return Value(to.text, node.dtype, axes, to.held)
+
+    def layout(self, node: Node) -> tuple[str, tuple[str, ...]]:
+        """(element type, axes) of a load's tile."""
+        place = self.places[str(node.args[0])]
+        _, steps = self.steps_of(linear(node.args[1], self.extents))
+        axes = tuple(a.name for a in self.axes if a.name in steps)
+        return "int32" if node.dtype == "int64" else place.memory.dtype, axes
+
+    def fetch(self, node: Node, to: str, word: str) -> None:
+        """Copy what a load reads to a tile."""
         place = self.places[str(node.args[0])]
         start, steps = self.start(linear(node.args[1], self.extents), place)
-        axes = tuple(a.name for a in self.axes if a.name in steps)
-        element = "int32" if node.dtype == "int64" else place.memory.dtype
-        to = self.new(element, axes, raw=True)
-        self.copy(place, start, [(self.sizes[a], steps[a]) for a in axes], to.text, True)
-        return Value(to.text, node.dtype, axes, to.held)
+        dims = [(self.sizes[a.name], steps[a.name]) for a in self.axes if a.name in steps]
+        self.copy(place, start, dims, to, word, True)
 
     def widened(self, x: Value) -> Value:
         """Bytes and shorts as int32."""
@@ -398,16 +421,21 @@ class Values:
 
     def start(self, total: Linear, place: Place) -> tuple[str, dict[str, int]]:
         """(where the tile's first element lies, step by axis of the tile)."""
+        rest, steps = self.steps_of(total)
+        return self.scalars.index(rest, place), steps
+
+    def steps_of(self, total: Linear) -> tuple[Linear, dict[str, int]]:
+        """(what is the same in the whole tile, step by axis of the tile)."""
         names = {a.name for a in self.axes}
         steps = {n: total[var(n)] for n in names if var(n) in total}
         rest = {atom_: c for atom_, c in total.items()
                 if not (atom_.op == "var" and atom_.args[0] in steps)}
         if any(atom_.vars & names for atom_ in rest):
             raise self.out.refuse("an index that is no sum of axes")
-        return self.scalars.index(rest, place), steps
+        return rest, steps
 
     def copy(self, place: Place, start: str, dims: list[tuple[Size, int]], tile: str,
-             fetch: bool) -> None:
+             word: str, fetch: bool) -> None:
         """Elements between global memory and a dense tile, segment by segment."""
         wide = WIDTHS[place.memory.dtype]
         narrow = 4 if place.memory.dtype == "int64" else wide
@@ -434,7 +462,7 @@ class Values:
             near += f" + {name} * {atom(dense)}"
             dense = times(size, dense)
         with_ = self._copy_call(place, far, near.removeprefix("0 + "), run, segments, tile, fetch)
-        self._loops(names[::-1], with_)
+        self._loops(names[::-1], word, with_)
 
     def _copy_call(self, place: Place, far: str, near: str, run: Size,
                    segments: tuple[Size, int] | None, tile: str, fetch: bool) -> list[Size]:
@@ -452,16 +480,20 @@ class Values:
             call += [*(strides if fetch else strides[::-1]), less]
         return call
 
-    def _loops(self, names: list[tuple[str, Size]], call: list[Size]) -> None:
+    def _loops(self, names: list[tuple[str, Size]], word: str, call: list[Size]) -> None:
         if not names:
-            self.out.call("__memcpy", *call)
+            self.out.call(word, *call)
             return
         (name, size), *rest = names
         with self.out.braces(f"for (int32_t {name} = 0; {name} < {size}; ++{name})"):
-            self._loops(rest, call)
+            self._loops(rest, word, call)
 
-    def store(self, value: Value, index: Node, place: Place) -> None:
-        """Write a tile, or one number, to global memory."""
+    def store(self, value: Value, index: Node, place: Place, staged: bool = False) -> None:
+        """Write a tile, or one number, to global memory.
+
+        Args:
+            staged: the copy is not waited for; the caller does that before the next round.
+        """
         start, steps = self.start(linear(index, self.extents), place)
         axes = tuple(a.name for a in self.axes if a.name in steps)
         whole = self.spread(value, axes) if axes else self.spread_one(value)
@@ -473,7 +505,10 @@ class Values:
             self.out.call("__bang_int322uchar", bytes_.text, whole.text, self.count(whole.axes), 0)
             self.give(whole)
             whole = bytes_
-        self.copy(place, start, [(self.sizes[a], steps[a]) for a in axes], whole.text, False)
+        if staged:
+            self.out.line("__sync_compute();")
+        self.copy(place, start, [(self.sizes[a], steps[a]) for a in axes], whole.text,
+                  "__memcpy_async" if staged else "__memcpy", False)
         self.give(whole)
 
     def spread_one(self, value: Value) -> Value:
