@@ -64,14 +64,18 @@ inline Library &library(const std::string &path) {
     return known.emplace(path, std::move(made)).first->second;
 }
 
-// Memory has no value at the start: all bits set is a NaN of every format; by seed, another one.
+// Memory has no value at the start: a NaN of every float format, which of two goes by the seed.
 inline void poison(const Library &lib) {
-    int byte = job.seed % 2 ? 0x7F : 0xFF;
     for (auto &a : lib.arrays) {
-        auto *data = reinterpret_cast<char *>(a.begin);
+        auto *data = reinterpret_cast<uint8_t *>(a.begin);
         if (a.space == SRAM && core_index % PER_CLUSTER) continue;
-        if (a.image.empty()) memset(data, byte, static_cast<size_t>(a.bytes));
-        else memcpy(data, a.image.data(), a.image.size());
+        if (!a.image.empty()) {
+            memcpy(data, a.image.data(), a.image.size());
+            continue;
+        }
+        memset(data, 0xFF, static_cast<size_t>(a.bytes));
+        if (job.seed % 2)
+            for (int64_t i = 1; i < a.bytes; i += 2) data[i] = 0x7F;
     }
 }
 

@@ -185,9 +185,6 @@ template <class T> T combined(Atomic op, T x, T y) {
     default: return y;
     }
 }
-void lock_atomics();
-void unlock_atomics();
-
 void atomic(Atomic op, Type type, void *old, void *to, const void *by, bool scalar, uint32_t n,
             At at) {
     const char *name = "__bang_atomic";

@@ -22,10 +22,32 @@ struct Log {
 inline Log *logs;                   // one per core, in memory that all of them see
 inline uintptr_t sram_begin, sram_end;
 
+// File names where every process sees them: a library may lie elsewhere in each.
+constexpr int NAMES = 64, NAME_ROOM = 128;
+struct Names { char text[NAMES][NAME_ROOM]; };
+inline Names *names;
+inline const char *last_name, *known_name;
+void lock_atomics();
+void unlock_atomics();
+inline const char *shared_name(const char *file) {
+    if (!file || file == last_name) return file ? known_name : file;
+    last_name = file;
+    known_name = "a file";
+    lock_atomics();
+    for (auto &text : names->text)
+        if (!text[0] || !strncmp(text, file, NAME_ROOM - 1)) {
+            strncpy(text, file, NAME_ROOM - 1);
+            known_name = text;
+            break;
+        }
+    unlock_atomics();
+    return known_name;
+}
+
 inline void log_shared(const void *p, const Block &block, Space space, Kind kind, At at) {
     static std::vector<Access> rows;
     rows.clear();
-    flatten(p, block, 0, at, rows);
+    flatten(p, block, 0, {shared_name(at.file), at.line}, rows);
     Log &log = logs[core_index];
     for (auto &a : rows) {
         if (space == SRAM)

@@ -52,6 +52,7 @@ inline void begin_task() {
     reshaped.clear();
     for (auto &queue : late) queue.clear();
     issued = 0;
+    last_name = nullptr;
 }
 
 // The tasks of this core: for Block each by itself, for UnionN in rounds of all cores.
@@ -147,6 +148,7 @@ inline std::string launch() {
         logs[c].overflown = false;
         memset(logs[c].knows[0], 0, sizeof logs[c].knows[0]);
     }
+    memset(names, 0, sizeof *names);
     control->left = static_cast<int>(cores.size());
     ++control->generation;
     for (int c : cores)
@@ -217,6 +219,7 @@ inline int serve(int file, size_t bytes, int sram) {
     pthread_mutex_init(&control->atomics, &mutex);
     pthread_cond_init(&control->changed, &condition);
     logs = shared_memory<Log>(sizeof(Log) * MAX_CORES);
+    names = shared_memory<Names>(sizeof(Names));
     written = control->written;
     sram_copies = control->sram_copies;
     left_out = &control->left_out;
