@@ -84,7 +84,11 @@ print(ABACUS.emit(kernel).files["relu.c"].decode().partition("}")[2].strip())
 
 def test_the_guide_shows_what_is_emitted(site: Path) -> None:
     emitted = run(site, "-c", RELU)
-    assert f"```c\n{emitted}```" in (ROOT / "docs/porting.md").read_text()
+    guide = (ROOT / "docs/porting.md").read_text()
+    assert f"```c\n{emitted}```" in guide
+    emit = (EXAMPLE / "abacus/emit.py").read_text()
+    start = emit.index("def emit(")
+    assert f"```python\n{emit[start : emit.index('def build(')].rstrip()}\n```" in guide
 
 
 @pytest.mark.slow
