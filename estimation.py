@@ -92,19 +92,30 @@ def estimate(config: Path, target: str, point: Point, chunk: int, way: str = "",
         "published": list(_published(module, model, book, chosen.name)),
     }
     if emitted:
-        found = emitted_launches(trace_model(model, config_types(model)),
-                                 min(point.context, model.max_position_embeddings), chosen)
-        document["launches_emitted"] = {**found, "all": _launches(found, own, first)}
+        rows = emitted_launches(trace_model(model, config_types(model)),
+                                min(point.context, model.max_position_embeddings), chosen,
+                                getattr(book[chosen.name], "TRAFFIC", None))
+        alone = step(module, first, replace(point, batch=1, chips=1, tokens=1, accepted=0.0))
+        document["one_sequence_as_emitted_estimated"] = _emitted(rows, alone["ops"], first)
     return document
 
 
-def _launches(found: Mapping[str, Mapping[str, int]], own: Mapping[str, Any], card: Rates
-              ) -> dict[str, Any]:
-    """The sum, and what a step takes if each of these launches costs what a launch is said to."""
-    calls, launches = (sum(row[k] for row in found.values()) for k in ("calls", "launches"))
-    more = own["seconds"] + (launches - own["kernels"]) * card.launch
-    return {"calls": calls, "launches": launches,
-            "ms_of_a_step_estimated": None if math.isnan(more) else round(more * 1e3, 3)}
+def _emitted(rows: Mapping[str, Mapping[str, float]], fused: Mapping[str, float], card: Rates
+             ) -> dict[str, dict[str, Any]]:
+    """Rows with what each op takes fused, and as it is emitted: its bytes, and its launches."""
+    launch = 0.0 if math.isnan(card.launch) else card.launch
+    memory = math.inf if math.isnan(card.memory) else card.memory
+    shown: dict[str, dict[str, Any]] = {}
+    total = {"calls": 0, "launches": 0, "bytes": 0.0, "ms_fused": 0.0, "ms_as_emitted": 0.0}
+    for name, row in rows.items():
+        ideal = fused.get(name, 0.0)
+        work = max(ideal - row["calls"] * launch, row["bytes"] / memory)
+        one = {**row, "ms_fused": 1e3 * ideal,
+               "ms_as_emitted": 1e3 * (work + row["launches"] * launch)}
+        total = {key: total[key] + one[key] for key in total}
+        shown[name] = one
+    return {name: {k: v if isinstance(v, int) else round(v, 3) for k, v in row.items()}
+            for name, row in {**shown, "all": total}.items()}
 
 
 def _given(card: Rates, given: Mapping[str, float]) -> Rates:

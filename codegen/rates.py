@@ -2,6 +2,7 @@
 
 A family's module ``rates`` has `CARDS` (`Rates` by the target's name), `DEFAULTS` (the card of a
 target that is meant where none is named) and `PUBLISHED` (what others measured, to compare with).
+Where its emitter works on nests, `TRAFFIC` is `firstlight.codegen.nests.traffic.kernel_traffic`.
 Where no public source has a number it is `UNKNOWN`, and an estimate leaves its term out and says
 so; a user who knows it gives it by its name in `MEANINGS`, or by the kind of product.
 """

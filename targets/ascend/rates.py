@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from firstlight.codegen.nests.traffic import kernel_traffic
 from firstlight.codegen.rates import UNKNOWN, Product, Rates
 from firstlight.targets.ascend.skus import CLOCK, SKUS, Sku
 
+TRAFFIC = kernel_traffic
 LAUNCH, LANE = 2e-6, 18e-9
 LINK = 1e12
 """Bytes a second in each direction (2 TB/s of interconnect, both together, are said)."""

@@ -6,8 +6,10 @@ specification that could be cited, so that every number is for the user to give 
 
 from __future__ import annotations
 
+from firstlight.codegen.nests.traffic import kernel_traffic
 from firstlight.codegen.rates import UNKNOWN, Product, Rates
 
+TRAFFIC = kernel_traffic
 CODECS = {
     "fp8e4m3": Product("bf16", unpack=2), "fp4e2m1": Product("bf16", unpack=4),
     "bf16": Product("bf16"), "f32": Product("f32"), "state": Product("bf16"), "": Product("bf16"),

@@ -1,0 +1,73 @@
+"""Bytes that each launch of a kernel must move: what its nest reads and writes, each byte once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+
+from firstlight.codegen.kernel import Kernel
+from firstlight.codegen.nests.nodes import FOLDED, Node, walk
+from firstlight.codegen.nests.program import (
+    WIDTHS,
+    Axis,
+    Memory,
+    Nest,
+    Program,
+    Repeat,
+    Selection,
+    Step,
+    program,
+)
+
+
+def kernel_traffic(kernel: Kernel, tokens: int = 1) -> list[float]:
+    """Of each step of a kernel (a launch), bytes of memory that are read and written.
+
+    An access is bounded by its memory and by the steps of the axes that its place depends on, so
+    that a row chosen by an index counts as one row. Raises F405 for TIR that has no nests.
+    """
+    made = program(kernel)
+    return [_bytes(step, made, {"S": tokens}) for step in made.steps]
+
+
+def _bytes(step: Step, made: Program, sizes: Mapping[str, int]) -> float:
+    if isinstance(step, Repeat):
+        return step.count * sum(_bytes(s, made, sizes) for s in step.steps)
+    touched: dict[str, float] = {}
+    for memory, place, axes, times in _accesses(step, made):
+        count = times * math.prod(_number(a.extent, sizes) for a in axes if a.name in place.vars)
+        count = min(count, _number(memory.elements, sizes)) * WIDTHS[memory.dtype]
+        touched[memory.name] = max(touched.get(memory.name, 0.0), count)
+    return sum(touched.values())
+
+
+def _accesses(step: Nest | Selection, made: Program
+              ) -> Iterator[tuple[Memory, Node, tuple[Axis, ...], int]]:
+    """(memory, place, axes that are stepped through, elements at each place)."""
+    if isinstance(step, Selection):
+        yield step.buffer, step.index, step.axes, step.k
+        read = [(step.value, (*step.axes, step.candidate))]
+    else:
+        yield step.buffer, step.index, step.axes, 1
+        read = [(step.value, step.axes), *((p.term, (*step.axes, *p.axes)) for p in step.parts)]
+        if step.condition is not None:
+            read.append((step.condition, step.axes))
+    for value, axes in read:
+        for node in _loads([value]):
+            yield made.memories[node.args[0]], node.args[1], axes, 1
+
+
+def _loads(values: Iterable[Node]) -> Iterator[Node]:
+    return (node for value in values for node in walk(value) if node.op == "load")
+
+
+def _number(node: Node, sizes: Mapping[str, int]) -> float:
+    """A size; what depends on data counts as nothing less than one."""
+    if node.op == "const":
+        return float(node.args[0])
+    if node.op == "var" and node.args[0] in sizes:
+        return float(sizes[node.args[0]])
+    if node.op in FOLDED and len(node.args) == 2:
+        a, b = (int(_number(x, sizes)) for x in node.args)
+        return float(FOLDED[node.op](a, b))
+    return 1.0
