@@ -44,12 +44,13 @@ def _emulate(chip: str, kernels: Mapping[str, Kernel], folder: Path) -> Executor
 
 
 def _tools() -> Sequence[Tool]:
-    from firstlight.targets.ascend.compiler import PACKAGE, compiler
+    from firstlight.targets.ascend.compiler import KNOWN, PACKAGE, compiler, digest
     from firstlight.targets.ascend.emulator_build import tools
 
     found = compiler()
+    known = "" if found is None else KNOWN.get(digest(found), "not a known one")
     return (Tool("bishengir-compile-a5", None if found is None else str(found),
-                 f"pip install 'firstlight[ascend]' ({PACKAGE})"), *tools(),
+                 f"pip install 'firstlight[ascend]' ({PACKAGE})", known), *tools(),
             Tool("hivmc-a5", shutil.which("hivmc-a5"),
                  "CANN 9.1 or later, on the machine with the card"))
 

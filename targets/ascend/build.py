@@ -33,9 +33,12 @@ class Builder:
     def __init__(self, chip: str) -> None:
         self.chip = chip
         self.lowered: dict[str, Lowered] = {}
+        self.refused: dict[str, str] = {}
 
     def accept(self, module: Module, last: bool = False) -> str:
         """Lower a module and check its calls; why that cannot be, or "". Raises it for the last."""
+        if module.name in self.refused and not last:
+            return self.refused[module.name]
         if module.name not in self.lowered:
             try:
                 lowered = lower(module.text, self.chip, module.name)
@@ -43,7 +46,8 @@ class Builder:
             except FirstlightError as error:
                 if last or error.code == "F473":
                     raise
-                return f"{error.code}: {error.why}"
+                self.refused[module.name] = f"{error.code}: {error.why}"
+                return self.refused[module.name]
             self.lowered[module.name] = lowered
         return ""
 
