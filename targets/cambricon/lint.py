@@ -123,6 +123,8 @@ def _counts(lines: list[str]) -> Found:
         call = CALL.match(line)
         if call and call[1].startswith("__bang_"):
             args = arguments(call[2])
+            if call[1] == "__bang_move":
+                args = args[:3]     # strides and rows less one may follow
             last = args[-2] if len(args) > 2 and call[1].endswith(
                 ("_tz", "_rn", "2uchar", "2int32", "162float")) else args[-1]
             count = _number(last)
@@ -145,17 +147,28 @@ def _barriers(lines: list[str]) -> Found:
 
 
 def _asynchronous(lines: list[str]) -> Found:
-    """What a copy that does not wait has brought is waited for before the kernel ends."""
-    open_ = 0
+    """A copy that does not wait is waited for: below it, or above it in a loop around both."""
+    stack: list[tuple[int, bool]] = []
+    copies: list[tuple[int, int, str]] = []
+    waits: dict[str, int] = {}
     for n, line in enumerate(lines, 1):
         text = line.strip()
         if text.startswith("__memcpy_async"):
-            open_ = n
-        elif re.match(r"__sync(_io|_move|_io_move_compute|_cluster|_all\w*)?\(\)", text):
-            open_ = 0
-        if line.startswith("}") and open_:
-            yield open_, "a copy that nobody waits for"
-            open_ = 0
+            loops = [begin for begin, loop in stack if loop]
+            onchip = "DRAM" not in arguments(text.partition("(")[2])[3]
+            copies.append((n, loops[0] if loops else n, "move" if onchip else "io"))
+        elif sync := re.match(r"__sync(?:_(io|move|io_move_compute|cluster|all\w*))?\(\)", text):
+            for queue in ("io", "move"):
+                if sync[1] in (None, queue) or len(sync[1]) > 4:
+                    waits[queue] = n
+        if text.endswith("{"):
+            stack.append((n, text.startswith(("for", "while"))))
+        if text.startswith("}") and stack:
+            stack.pop()
+        if line.startswith("}"):
+            yield from ((at, "a copy that nobody waits for") for at, begin, queue in copies
+                        if waits.get(queue, 0) < begin)
+            copies, waits = [], {}
 
 
 def _recursion(lines: list[str]) -> Found:
