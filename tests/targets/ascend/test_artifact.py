@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -77,6 +78,26 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAcl]:
     acl.api.cache_clear()
 
 
+def launched(driver: AclDriver, folder: Path, name: str, inputs: list[np.ndarray],
+             shape: tuple[int, ...]) -> np.ndarray:
+    """The float32 result of a kernel of 5 tokens: memory, launches, and a read of the result."""
+    table, queue = table_of(json.loads((folder / "code/launch.json").read_text())), driver.queue()
+    kernel, got = table.kernels[name], np.empty(shape, np.float32)
+    memories: dict[int | str, Memory] = {"w": queue.allocate(max(value(kernel.workspace, 5), 64))}
+    for i, array in enumerate((*inputs, np.zeros_like(got))):
+        memories[i] = queue.allocate(array.nbytes)
+        queue.write(memories[i], 0, array.reshape(-1).view(np.uint8))
+    calls = []
+    for launch in kernel.launches:
+        path = folder / table.modules[launch.module]
+        function = driver.load(path, [launch.entry])[launch.entry]
+        args = tuple(5 if a == "S" else Pointer(memories[a]) for a in launch.args)
+        calls.append(Call(function, tuple(value(n, 5) for n in launch.grid), (1,), 0, args))
+    queue.run(queue.bind(calls))
+    queue.read(memories[len(inputs)], 0, got.view(np.uint8).reshape(-1))
+    return got
+
+
 @needs_compiler
 def test_the_same_bytes_twice_and_no_paths_of_this_machine(tmp_path, monkeypatch):
     target, written = targets.find("ascend-950pr"), []
@@ -115,24 +136,16 @@ def test_finished_kernels_are_launched_and_compute(machine, tmp_path, monkeypatc
     assert len(commands) == len(table["modules"])
     driver = AclDriver(Stub(folder, dict(target.requires)))
     machine.executor = by_emulator(folder)
-    queue, rng = driver.queue(), np.random.default_rng(2)
+    rng = np.random.default_rng(2)
     x, w = rng.standard_normal((5, 128), np.float32), rng.standard_normal(128).astype(np.float32)
-    kernel = table_of(table).kernels["norm"]
-    memories: dict[int | str, Memory] = {"w": queue.allocate(max(value(kernel.workspace, 5), 64))}
-    for i, array in enumerate((x, w, np.zeros_like(x))):
-        memories[i] = queue.allocate(array.nbytes)
-        queue.write(memories[i], 0, array.view(np.uint8).reshape(-1))
-    calls = []
-    for launch in kernel.launches:
-        path = folder / table_of(table).modules[launch.module]
-        function = driver.load(path, [launch.entry])[launch.entry]
-        args = tuple(5 if a == "S" else Pointer(memories[a]) for a in launch.args)
-        calls.append(Call(function, tuple(value(n, 5) for n in launch.grid), (1,), 0, args))
-    queue.run(queue.bind(calls))
-    got = np.empty_like(x)
-    queue.read(memories[2], 0, got.view(np.uint8).reshape(-1))
+    got = launched(driver, folder, "norm", [x, w], x.shape)
     want = x / np.sqrt((x.astype(np.float64) ** 2).mean(-1, keepdims=True) + 1e-6) * w
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    codes = rng.integers(0, 0x7F, (128, 128)).astype(np.uint8)      # finite, of either sign
+    codes |= rng.integers(0, 2, codes.shape).astype(np.uint8) << 7
+    got = launched(driver, folder, "product", [x, codes, np.full((1, 1), 125, np.uint8)], x.shape)
+    want = x.astype(np.float64) @ codes.view(ml_dtypes.float8_e4m3fn).astype(np.float64).T / 4
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
     driver.close()
     assert machine.refused == []
 
