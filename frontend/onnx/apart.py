@@ -53,7 +53,8 @@ class Apart:
         until = time.monotonic() + self.seconds
         try:
             process = self._process = self._process or _started()
-            assert process.stdin and process.stdout
+            assert process.stdin is not None
+            assert process.stdout is not None
             process.stdin.write(task.encode() + len(data).to_bytes(8, "little") + data)
             process.stdin.flush()
             head = _read(process.stdout, 9, until)

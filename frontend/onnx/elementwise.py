@@ -178,7 +178,7 @@ def _(c: Call) -> Held:
     return c.out(c.where(beyond, far, rest))
 
 
-@decomposed("Pow", note="products for small whole exponents, else exp(y log|x|) with the sign")
+@decomposed("Pow", note="products for small whole exponents, else exp(y log abs(x)) with the sign")
 def _(c: Call) -> Held:
     x, power = c.x(0), c.known(1)
     if power is not None and power.size == 1 and power.dtype != object:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from firstlight.frontend.onnx import elementwise, movement, products, quantized, reductions  # noqa
 from firstlight.frontend.onnx.apart import Apart, Disliked
+from firstlight.frontend.onnx.bodies import function_body
 from firstlight.frontend.onnx.call import Call, Weights
 from firstlight.frontend.onnx.errors import (
     Refused,
@@ -24,7 +25,6 @@ from firstlight.frontend.onnx.errors import (
     open_size,
     unsupported,
 )
-from firstlight.frontend.onnx.bodies import function_body
 from firstlight.frontend.onnx.fold import fold
 from firstlight.frontend.onnx.reading import (
     node_name,

@@ -1,4 +1,4 @@
-"""Rows of quantization. Integers narrower than 32 bits are held as int32, clamped to their range."""
+"""Rows of quantization. Integers narrower than 32 bits are int32, clamped to their range."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def _(c: Call) -> Held:
     return c.out(saturated(y, to), to)
 
 
-@row("DequantizeLinear", note="of int8, uint8, int16, uint16, int32; by tensor, axis or block")
+@row("DequantizeLinear", note="of int8, uint8, int16, uint16, int32, constants of any type; by "
+     "tensor, axis or block")
 def _(c: Call) -> Held:
     x = c.x(0)
     axis = c.axis(c.attr("axis", 1), max(len(x.shape), 2)) if len(c.held(1).shape) else 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from firstlight.frontend.onnx.call import Call
 from firstlight.frontend.onnx.errors import Refused
 from firstlight.frontend.onnx.table import decomposed, row

@@ -1,7 +1,7 @@
 """The table of ONNX operators: one row each, supported, decomposed, or refused with the reason.
 
-A row is a function of a `Call` that emits primitives. Operators without a row of their own whose
-meaning ONNX itself gives as a function body are replaced by that body before rows are looked at.
+A row is a function of a `Call` that emits primitives. Operators without a function whose meaning
+ONNX itself gives as a function body are imported as that body (``bodies.py``).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _say(how: str, note: str, names: str) -> None:
         ROWS[name] = Row(how, note)
 
 
-_say(BODY, "expanded before import", """
+_say(BODY, "imported in its place", """
     Attention RMSNormalization RotaryEmbedding GroupNormalization MeanVarianceNormalization
     Celu Mish Swish Shrink SoftmaxCrossEntropyLoss NegativeLogLikelihoodLoss
     DynamicQuantizeLinear HardSwish CenterCropPad PRelu""")
@@ -73,14 +73,18 @@ _say(REFUSED, "a recurrent layer is a loop", "RNN GRU LSTM")
 _say(REFUSED, "an operator of image or audio models; not of transformers", """
     AffineGrid AveragePool Col2Im ConvTranspose DeformConv DFT GlobalLpPool
     GridSample ImageDecoder LpPool LRN MaxPool MaxRoiPool MaxUnpool MelWeightMatrix
-    QLinearConv ConvInteger DepthToSpace SpaceToDepth Resize RoiAlign STFT Upsample ReverseSequence""")
+    QLinearConv ConvInteger DepthToSpace SpaceToDepth Resize RoiAlign STFT Upsample
+    ReverseSequence""")
 _say(REFUSED, "no exporter of transformers that was tried writes it", """
     Det Hardmax LpNormalization Scatter TensorScatter""")
 
 
 def support_table() -> str:
-    """The markdown table of docs/onnx.md, from the rows."""
-    lines = ["| operator | | how, or why not |", "|---|---|---|"]
+    """The markdown table of docs/onnx.md, from the rows: operators with one answer share a line."""
+    lines = dict[tuple[str, str], list[str]]()
     for name, r in sorted(ROWS.items()):
-        lines.append(f"| `{name}` | {r.how} | {r.note} |")
-    return "\n".join(lines)
+        lines.setdefault((r.how, r.note), []).append(f"`{name}`")
+    order = (SUPPORTED, DECOMPOSED, BODY, FOLDED, REFUSED)
+    return "\n".join(["| operators | | how, or why not |", "|---|---|---|", *(
+        f"| {' '.join(names)} | {how} | {note} |"
+        for (how, note), names in sorted(lines.items(), key=lambda item: order.index(item[0][0])))])

@@ -1,8 +1,8 @@
 """The process in which the C++ of the package `onnx` looks at models that may be hostile.
 
 Run by path (``apart.py`` starts it), so that it imports nothing but onnx. A request is a letter and
-the length of a model as eight bytes, then the model; a reply is ``+`` or ``-``, a length, and a model
-or a message.
+the length of a model as eight bytes, then the model; a reply is ``+`` or ``-``, a length, and a
+model or a message.
 """
 
 from __future__ import annotations

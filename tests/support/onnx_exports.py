@@ -23,7 +23,7 @@ OPSET = {False: 17, True: 23}
 class Export:
     """A module, example arguments by name (in order), its outputs, and which axes are open.
 
-    `sizes` is what `--dim` gets, `feeds` other inputs at other sizes of the open axis.
+    `sizes` is what `--dim` gets for the open axis.
     """
 
     module: nn.Module
@@ -46,9 +46,19 @@ class Export:
                 opset_version=OPSET[dynamo], input_names=list(self.given),
                 output_names=self.outputs, **axes)
 
-    def feeds(self, **changed: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
-        """The example arguments as arrays, some of them changed."""
-        return {**{k: v.numpy() for k, v in self.given.items()}, **changed}
+    @property
+    def count(self) -> int:
+        """The example's size of the open axis."""
+        return next(iter(self.given.values())).shape[1]
+
+    def feeds(self) -> dict[str, np.ndarray[Any, Any]]:
+        """The example arguments as arrays."""
+        return {k: v.numpy() for k, v in self.given.items()}
+
+    def resized(self, n: int) -> dict[str, np.ndarray[Any, Any]]:
+        """The same with n places along open axes, the example's over and over."""
+        return {k: np.take(v, np.arange(n) % self.count, 1) if k in self.open_axes else v
+                for k, v in self.feeds().items()}
 
 
 class Encoder(nn.Module):

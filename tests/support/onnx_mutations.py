@@ -83,9 +83,10 @@ OPS = ("Add", "MatMul", "Reshape", "Transpose", "Slice", "Gather", "Expand", "Ti
        "Unsqueeze", "ReduceSum", "ReduceProd", "CumSum", "ScatterND", "ScatterElements", "GatherND",
        "OneHot", "Einsum", "Gemm", "Conv", "Resize", "Loop", "If", "Scan", "Attention", "Identity",
        "RotaryEmbedding", "RMSNormalization", "LayerNormalization", "DequantizeLinear", "EyeLike",
-       "QuantizeLinear", "NonZero", "Constant", "Shape", "Size", "Trilu", "Compress", "MatMulInteger",
-       "HannWindow", "BitShift", "Pow", "Mod", "CenterCropPad", "GroupNormalization", "Col2Im",
-       "StringSplit", "SequenceAt", "Optional", "Nonsense", "Celu", "DFT", "MelWeightMatrix")
+       "QuantizeLinear", "NonZero", "Constant", "Shape", "Size", "Trilu", "Compress",
+       "MatMulInteger", "HannWindow", "BitShift", "Pow", "Mod", "CenterCropPad",
+       "GroupNormalization", "Col2Im", "StringSplit", "SequenceAt", "Optional", "Nonsense",
+       "Celu", "DFT", "MelWeightMatrix")
 
 
 def originals() -> list[Any]:

@@ -2,6 +2,7 @@
 
     python -m support.onnx_suite            three numbers, and the reasons for the rest
     python -m support.onnx_suite -v NAME    what happens to cases whose name has NAME
+    python -m support.onnx_suite --onnxruntime      how far each operator is from onnxruntime, too
 
 A case is a model with inputs and outputs that are not ours. Its model is stamped with the opset in
 which its operator last changed; where that is not one of ours, and the operator is the same in the
@@ -54,8 +55,8 @@ class Outcome:
     off: float = 0.0
 
 
-QUICK = ("add", "attention", "cast", "cumsum", "dequantizelinear", "div", "einsum", "equal", "gather",
-         "gathernd", "gelu", "gemm", "layernormalization", "matmul", "mod", "pow",
+QUICK = ("add", "attention", "cast", "cumsum", "dequantizelinear", "div", "einsum", "equal",
+         "gather", "gathernd", "gelu", "gemm", "layernormalization", "matmul", "mod", "pow",
          "quantizelinear", "reduce_log_sum_exp", "reducesum", "reshape", "rmsnormalization",
          "rotaryembedding", "scatternd", "slice", "softmax", "split", "topk", "trilu", "where")
 """Files of the suite that are quickly made, and have what transformers use."""
@@ -207,22 +208,58 @@ def joined(chosen: list[Case]) -> tuple[Any, dict[str, Array]]:
     return model, given
 
 
+def numbers(found: list[Outcome]) -> str:
+    """What the docs say of the whole suite."""
+    count = Counter(o.what for o in found)
+    good = count["passed"] + count["passed, frozen"]
+    return (f"{good} passed / {len(found) - count['refused']} supported / {len(found)} in all; "
+            f"{count['passed, frozen']} of them")
+
+
+def apart_from_onnxruntime(found: list[Outcome]) -> dict[str, float]:
+    """For each operator the largest difference between our references and onnxruntime.
+
+    Relative where values are larger than 1; cases that onnxruntime refuses, and those of float16,
+    are left out.
+    """
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(4)
+    largest: dict[str, float] = {}
+    for o in found:
+        nodes = o.case.model.graph.node
+        if o.graph is None or len(nodes) > 1 or any(
+                "float16" in str(a.dtype) for a in o.case.wanted.values()):
+            continue
+        try:
+            session = onnxruntime.InferenceSession(o.case.model.SerializeToString())
+            names = {i.name for i in session.get_inputs()}
+            results = session.run(None, {k: v for k, v in o.case.given.items() if k in names})
+        except Exception:       # not implemented there
+            continue
+        theirs = dict(zip([v.name for v in session.get_outputs()], results, strict=True))
+        _, off = difference(replace(o.case, wanted=theirs), interpreted(o.graph, o.case.given))
+        largest[nodes[0].op_type] = max(largest.get(nodes[0].op_type, 0.0), off)
+    return largest
+
+
 def main(arguments: list[str]) -> None:
     """Print the numbers."""
     name = arguments[arguments.index("-v") + 1] if "-v" in arguments else ""
-    count, reasons = Counter[str](), Counter[str]()
-    apart = Apart()
-    for case in cases(name):
-        o = outcome(case, apart)
-        count[o.what] += 1
-        ops = "+".join(sorted({n.op_type for n in case.model.graph.node}))
-        if name or o.what == "wrong":
-            print(case.name, ops, o.what, o.why)
-        if o.what == "refused":
-            reasons[f"{o.why[:100]} ({ops})"] += 1
-    total = sum(count.values())
-    print(f"passed {count['passed']} + {count['passed, frozen']} with constants / supported "
-          f"{total - count['refused']} / all {total}")
+    found, reasons = [], Counter[str]()
+    with Apart() as apart:
+        for case in cases(name):
+            o = outcome(case, apart)
+            found.append(o)
+            ops = "+".join(sorted({n.op_type for n in case.model.graph.node}))
+            if name or o.what == "wrong":
+                print(case.name, ops, o.what, o.why)
+            if o.what == "refused":
+                reasons[f"{o.why[:100]} ({ops})"] += 1
+    if "--onnxruntime" in arguments:
+        for op, off in sorted(apart_from_onnxruntime(found).items(), key=lambda item: -item[1]):
+            print(f"{op:24} {off:.1e}")
+    print(numbers(found), "with constants for inputs that must be known")
     for why, n in reasons.most_common():
         print(f"{n:5} {why}")
 

@@ -11,12 +11,12 @@ import pytest
 onnx = pytest.importorskip("onnx", reason="needs the [onnx] extra")
 
 from onnx import TensorProto, helper, numpy_helper, parser  # noqa: E402
-from support.onnx_suite import interpreted  # noqa: E402
 
 from firstlight.frontend.onnx import read_graph  # noqa: E402
 from firstlight.frontend.onnx.apart import Apart  # noqa: E402
 from firstlight.frontend.onnx.reading import parse_model  # noqa: E402
 from firstlight.runtime.errors import FirstlightError  # noqa: E402
+from support.onnx_suite import interpreted  # noqa: E402
 
 PLAIN = """<ir_version: 8, opset_import: ["" : %d]>
 g (float[2, 4] x) => (float[2, 4] y) { %s }"""
@@ -78,8 +78,8 @@ def test_quantized_weights_in_another_file_are_unpacked(tmp_path, kind):
 
 
 @pytest.mark.parametrize("location", [
-    "../secret", "/etc/passwd", "a/../../secret", "", ".", "a\\b", "link", "linked/w.bin", "nowhere",
-    "pipe", "w\0"])
+    "../secret", "/etc/passwd", "a/../../secret", "", ".", "a\\b", "link", "linked/w.bin",
+    "nowhere", "pipe", "w\0"])
 def test_external_data_elsewhere_is_not_opened(tmp_path, location):
     folder = tmp_path / "model"
     (folder / "real").mkdir(parents=True)
