@@ -50,37 +50,20 @@ class Requirements(Mapping[str, Any]):
 
 
 def _target(arch: str, chips: str) -> Target:
-    code = Code(arch, CAPABILITIES, LIMITS)
+    code, needs = Code(arch, CAPABILITIES, LIMITS), Requirements(arch)
+
+    def emulate(kernels: Mapping[str, Kernel], folder: Path) -> Executor | None:
+        from firstlight.targets.cuda.executor import elsewhere, on_gpu
+
+        return on_gpu(code, needs, kernels, folder) or elsewhere(code, kernels, folder)
+
     return Target(
         name=f"cuda-sm{arch}",
         summary=f"NVIDIA GPUs of compute capability {arch[:-1]}.{arch[-1]} ({chips})",
-        tier="B", capabilities=CAPABILITIES, requires=Requirements(arch),
-        emit=code.emit, build=code.build, emulate=_emulate, launcher="libcuda",
+        tier="B", capabilities=CAPABILITIES, requires=needs,
+        emit=code.emit, build=code.build, emulate=emulate, launcher="libcuda",
         overrides=lambda: overrides(CAPABILITIES), tools=_tools, versions=_versions,
     )
-
-
-class Elsewhere:
-    """An executor of another target, and what that means."""
-
-    def __init__(self, executor: Executor, target: str) -> None:
-        self.run = executor.run
-        device = getattr(executor, "name", "its device")
-        self.note = (f"the same launches, as the text of target {target}, ran on {device}; the "
-                     "cubins were not run")
-
-
-def _emulate(kernels: Mapping[str, Kernel], folder: Path) -> Executor | None:
-    """The same launches, run by a target that runs threads here: no GPU is asked for."""
-    from firstlight.codegen.simt import scheduled
-    from firstlight.targets import available
-
-    for name, target in available().targets.items():
-        executor = target.execute(lambda symbol: scheduled(kernels[symbol], CAPABILITIES),
-                                  folder) if target.execute else None
-        if executor is not None:
-            return Elsewhere(executor, name)
-    return None
 
 
 def _tools() -> Sequence[Tool]:
@@ -101,9 +84,9 @@ TARGETS = tuple(_target(arch, chips) for arch, chips in CHIPS.items())
 
 def detect() -> Target:
     """The target of the GPU here. Raises F432 without one."""
-    from firstlight.runtime.libcuda import compute_capability
+    from firstlight.targets.cuda.executor import capability
 
-    have = compute_capability()
+    have = capability()
     for target in reversed(TARGETS):
         major, minor = map(int, target.requires["compute_capability"].split("."))
         if have is not None and have[0] == major and have[1] >= minor:

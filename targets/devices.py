@@ -1,0 +1,63 @@
+"""Kernels run on a device here, through the driver of one of the runtime's launchers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from firstlight.codegen.target import Array
+from firstlight.runtime.device import Call, Driver, Function, Pointer
+from firstlight.runtime.launches import KernelLaunches, Launch
+from firstlight.runtime.sizes import value
+
+Loaded = tuple[KernelLaunches, Mapping[str, Function]]
+"""A kernel's launches, and the functions that they name."""
+
+
+class DeviceExecutor:
+    """A `firstlight.codegen.target.Executor`: arrays go to the device and come back.
+
+    Args:
+        name: of the device.
+        load: symbol -> the kernel on the device; asked once for each, when it is first called.
+    """
+
+    def __init__(self, name: str, driver: Driver, load: Callable[[str], Loaded]) -> None:
+        self.name, self.driver, self.queue = name, driver, driver.queue()
+        self.kernel = cache(load)
+
+    def run(self, symbol: str, buffers: Sequence[Array], tokens: int) -> None:
+        """Call a kernel: its pointers in order, then S."""
+        kernel, functions = self.kernel(symbol)
+        memory = [self._upload(buffer) for buffer in buffers]
+        size = value(kernel.workspace, tokens)
+        # rubbish, as a kernel finds it after another
+        workspace = self._upload(np.full(max(size, 64), 0xAB, np.uint8))
+        given: dict[int | str, Pointer | int] = {
+            **dict(enumerate(memory)), "w": workspace, "S": tokens}
+        calls = [_call(functions[launch.entry], launch, given, tokens)
+                 for launch in kernel.launches]
+        self.queue.run(self.queue.bind([call for call in calls if min(call.grid) > 0]))
+        for place, buffer in zip(memory, buffers, strict=True):
+            if buffer.flags.writeable and buffer.size:
+                self.queue.read(place.memory, place.offset, _bytes(buffer))
+
+    def _upload(self, buffer: Array) -> Pointer:
+        """At byte 64 of its memory: kernels must not count on the beginning."""
+        memory = self.queue.allocate(64 + max(buffer.nbytes, 64))
+        if buffer.size:
+            self.queue.write(memory, 64, _bytes(buffer))
+            self.queue.finish()
+        return Pointer(memory, 64)
+
+
+def _call(function: Function, launch: Launch, given: Mapping[int | str, Any], tokens: int) -> Call:
+    grid = tuple(value(n, tokens) for n in launch.grid)
+    return Call(function, grid, launch.group, launch.shared, tuple(given[a] for a in launch.args))
+
+
+def _bytes(buffer: Array) -> Array:
+    return buffer.reshape(-1).view(np.uint8)
