@@ -35,10 +35,40 @@ def _bytes(step: Step, made: Program, sizes: Mapping[str, int]) -> float:
         return step.count * sum(_bytes(s, made, sizes) for s in step.steps)
     touched: dict[str, float] = {}
     for memory, place, axes, times in _accesses(step, made):
-        count = times * math.prod(_number(a.extent, sizes) for a in axes if a.name in place.vars)
-        count = min(count, _number(memory.elements, sizes)) * WIDTHS[memory.dtype]
+        steps = {a.name: _number(a.extent, sizes) for a in axes}
+        count = min(times * _places(place, steps), _number(memory.elements, sizes))
+        count *= WIDTHS[memory.dtype]
         touched[memory.name] = max(touched.get(memory.name, 0.0), count)
     return sum(touched.values())
+
+
+def _places(place: Node, steps: Mapping[str, float]) -> float:
+    """How many places there are, e.g. one of 32 for `k // 32`; at most one for each step."""
+    most = math.prod(steps.get(name, 1.0) for name in place.vars)
+    if place.op in ("add", "sub", "mul"):
+        a, b = place.args
+        return _places(a, steps) * _places(b, steps) if _apart(a, b) else most
+    if place.op in ("floordiv", "mod") and place.args[1].number:
+        count, by = _places(place.args[0], steps), place.args[1].number
+        return max(1.0, count / by) if place.op == "floordiv" else min(count, float(by))
+    return most
+
+
+def _apart(a: Node, b: Node) -> bool:
+    """Whether two terms step on their own: by other axes, or by `k // c` and `k % c` of one."""
+    shared = a.vars & b.vars
+    ours, theirs = ({p for p in _pieces(n) if p[0] in shared} for n in (a, b))
+    sizes = {(name, by) for name, _, by in ours | theirs}
+    return not ours & theirs and len(sizes) == len(shared) and all(by > 1 for _, by in sizes)
+
+
+def _pieces(node: Node) -> set[tuple[str, str, int]]:
+    """(axis, "floordiv" or "mod", by what) of a place; an axis as it is counts as by 1."""
+    if node.op == "var":
+        return {(node.args[0], "", 1)}
+    if node.op in ("floordiv", "mod") and node.args[0].op == "var" and node.args[1].number:
+        return {(node.args[0].args[0], node.op, node.args[1].number)}
+    return set[tuple[str, str, int]]().union(*map(_pieces, node.parts()))
 
 
 def _accesses(step: Nest | Selection, made: Program

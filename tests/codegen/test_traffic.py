@@ -25,3 +25,12 @@ def test_a_product_reads_its_matrix_and_a_chosen_row_is_one_row():
     table = TensorType((1000, 64), "f32", "f32")
     row = kernel(lambda w, i: w.emit("embedding", i), table, TensorType((1, S), "i32"))
     assert sum(kernel_traffic(row, 1)) == 4 * (1 + 64 + 64)
+
+
+def test_two_codes_in_a_byte_and_a_scale_for_32_of_them():
+    """Of 8 experts the chosen two: half a byte and a 32nd of a byte for each element."""
+    x, index = TensorType((1, S, 64), "f32"), TensorType((1, S, 2), "i32")
+    weight = TensorType((8, 16, 64), "f32", "fp4e2m1/32:ue8m0")
+    made = kernel(lambda x, w, i: x.emit("expert_linear", w, i), x, weight, index)
+    chosen = 2 * 16 * 64
+    assert sum(kernel_traffic(made, 1)) == 4 * 64 + chosen / 2 + chosen / 32 + 4 * 2 + 4 * 2 * 16
