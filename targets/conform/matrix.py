@@ -36,12 +36,18 @@ def _notes(documents: Documents) -> list[str]:
 
 
 def _ops(documents: Documents) -> list[str]:
-    """A row for all ops that every target has in the same way, the most first."""
+    """A row for all ops that every target has in the same way, the most first.
+
+    A report that does not say how its target has ops gets no column.
+    """
+    documents = [d for d in documents if d.get("support")]
     cells = [_cells(d) for d in documents]
     groups: dict[tuple[str, ...], list[str]] = {}
     for op in sorted({op for some in cells for op in some}):
         groups.setdefault(tuple(some.get(op, "-") for some in cells), []).append(op)
     names = [f"`{d['target']}`" for d in documents]
+    if not documents:
+        return []
     lines = [f"| ops | {' | '.join(names)} |",
              "|---" * (1 + len(documents)) + "|"]
     for row, ops in sorted(groups.items(), key=lambda item: (-len(item[1]), item[1])):
