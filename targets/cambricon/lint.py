@@ -68,7 +68,7 @@ def _memory_core(lines: list[str]) -> Found:
     """The memory core has neither vectors nor NRAM: a kernel begins by sending it away, or, where
     it stages through SRAM, gives it a branch of its own."""
     for n, line in enumerate(lines):
-        if line.startswith("__mlu_global__"):
+        if "__mlu_global__" in line and line.endswith("{"):
             first = lines[n + 1].strip() if n + 1 < len(lines) else ""
             if not first.startswith("if (__is_mpu())"):
                 yield n + 2, "the memory core leaves first"
@@ -157,9 +157,9 @@ def _asynchronous(lines: list[str]) -> Found:
             loops = [begin for begin, loop in stack if loop]
             onchip = "DRAM" not in arguments(text.partition("(")[2])[3]
             copies.append((n, loops[0] if loops else n, "move" if onchip else "io"))
-        elif sync := re.match(r"__sync(?:_(io|move|io_move_compute|cluster|all\w*))?\(\)", text):
-            for queue in ("io", "move"):
-                if sync[1] in (None, queue) or len(sync[1]) > 4:
+        elif sync := re.match(r"__sync(?:_(io|move|io_move_compute))?\(\)", text):
+            for queue in ("io", "move"):    # a barrier of cores does not say that it waits for them
+                if sync[1] in (None, queue, "io_move_compute"):
                     waits[queue] = n
         if text.endswith("{"):
             stack.append((n, text.startswith(("for", "while"))))
@@ -174,7 +174,7 @@ def _asynchronous(lines: list[str]) -> Found:
 def _recursion(lines: list[str]) -> Found:
     name = ""
     for n, line in enumerate(lines, 1):
-        head = re.match(r"__mlu_(?:func|global)__ [\w *]+?(\w+)\(", line)
+        head = re.search(r"__mlu_(?:func|global)__ [\w *]+?(\w+)\(", line)
         if head:
             name = head[1]
             if line.count(f"{name}(") > 1:
