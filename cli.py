@@ -442,10 +442,12 @@ def conform_command(
             return
         with Progress(quiet) as progress:
             report = kit.conform(targets.find(names[0]), "oracle" if oracle else level,
-                                 ops.split(",") if ops else (), progress)
-    if report_file is not None:
-        report_file.write_text(json.dumps(report.document(), indent=1) + "\n", encoding="utf-8")
+                                 [op.strip() for op in ops.split(",")] if ops else (), progress)
     click.echo(kit.table(report))
+    if report_file is not None:
+    if report_file is not None and not report_file.parent.is_dir():  # now, not after an hour
+        raise click.UsageError(f"There is no folder {report_file.parent} for --json.")
+        report_file.write_text(json.dumps(report.document(), indent=1) + "\n", encoding="utf-8")
     if not report.clean:
         raise click.exceptions.Exit(REFUSED)
 

@@ -13,6 +13,7 @@ from firstlight.runtime.errors import FirstlightError
 from firstlight.targets import available
 from firstlight.targets.conform.build import check_build
 from firstlight.targets.conform.cases import INLINED, all_cases
+from firstlight.targets.conform.checkpoints import PATTERNS
 from firstlight.targets.conform.emit import check_emit, check_manifest
 from firstlight.targets.conform.made import lines_of, made
 from firstlight.targets.conform.report import ORACLE, Check, Report
@@ -32,7 +33,7 @@ def conform(target: Target, level: str = "run", ops: Iterable[str] = (),
 
     Args:
         ops: only these rows of the op table; without, all of them.
-        progress: called with a level and how many ops of it are done.
+        progress: called with a level and how many ops, or models, of it are done.
         limit: seconds that one call of a kernel may take.
 
     Raises F441 for an unknown op.
@@ -79,10 +80,11 @@ def conform(target: Target, level: str = "run", ops: Iterable[str] = (),
         }
         for name in report.levels:
             began, done = time.perf_counter(), 0
-            progress(name, 0, len(by_op))
+            total = 1 + len(PATTERNS) if name == "model" else len(by_op)
+            progress(name, 0, total)
             for check in steps[name]():
                 report.checks.append(check)
                 done += 1
-                progress(name, done, len(by_op))
+                progress(name, done, total)
             report.seconds[name] = time.perf_counter() - began
     return report

@@ -105,7 +105,7 @@ def test_memory_has_guards():
 
 def test_the_command_line(tmp_path):
     file = tmp_path / "report.json"
-    arguments = ["conform", CPU.name, "--level", "run", "--ops", "rope,relu", "-q", "--json",
+    arguments = ["conform", CPU.name, "--level", "run", "--ops", "rope, relu", "-q", "--json",
                  str(file)]
     done = CliRunner().invoke(cli, arguments)
     assert done.exit_code == 0, done.output
@@ -123,7 +123,8 @@ def test_the_command_line(tmp_path):
     assert "| `rope` | native | native |" in done.output
     assert document["lines"] > 1000
     assert {"date", "cpu", "system", "python", "firstlight", "tools"} == set(document["made"])
-    assert CliRunner().invoke(cli, ["conform", "one", "two"]).exit_code == 2
+    for wrong in (["one", "two"], [CPU.name, "--json", str(tmp_path / "no" / "report.json")]):
+        assert CliRunner().invoke(cli, ["conform", *wrong]).exit_code == 2
 
 
 def test_a_skip_is_not_success():
