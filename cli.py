@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -146,6 +147,9 @@ def _pairs(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> dic
               show_default=True, help="`generic` leaves the target's own kernels out.")
 @click.option("--quantize", default="shipped", show_default=True, metavar="POLICY",
               help="How weights are stored: int8-g32, or by role, experts=int4-g32,head=fp8.")
+@click.option("--calibrate", type=FOLDER, metavar="FILE",
+              help="A text (or .json, see `quality`) that tells which columns of a weight matter "
+              "most where --quantize chooses scales; the checkpoint is interpreted on it, slowly.")
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", callback=_pairs,
               help="A choice that the target offers (see `firstlight targets NAME`).")
 @click.option("--dim", "dims", multiple=True, metavar="NAME=N", callback=_pairs,
@@ -162,7 +166,7 @@ def _pairs(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> dic
 @json_option
 def compile_command(
     checkpoint: Path, out: Path | None, dry_run: bool, verbose: bool, quiet: bool, as_json: bool,
-    dims: dict[str, str], **choices: Any,
+    dims: dict[str, str], calibrate: Path | None, **choices: Any,
 ) -> None:  # fmt: skip
     """Compile a CHECKPOINT folder, or a model.onnx.
 
@@ -182,6 +186,8 @@ def compile_command(
         from_onnx = checkpoint.suffix == ".onnx"
         if dims and not from_onnx:
             raise click.UsageError("--dim is for ONNX models.")
+        if calibrate and (from_onnx or options.quantize == "shipped"):
+            raise click.UsageError("--calibrate is for checkpoints and --quantize.")
         if out is None or dry_run:
             emit(compile_onnx(checkpoint, None, options, dims) if from_onnx
                  else plan_checkpoint(checkpoint, options), as_json)
@@ -191,6 +197,11 @@ def compile_command(
                 raise no_compiler("compile", package)
         began = time.perf_counter()
         with Progress(quiet or as_json) as progress:
+            if calibrate:
+                from firstlight.measure.calibrate import importance
+
+                progress("calibrate", 0, 1)
+                options = replace(options, importance=importance(checkpoint, calibrate))
             report = (compile_onnx(checkpoint, out, options, dims, progress) if from_onnx
                       else compile_checkpoint(checkpoint, out, options, progress))
     report = {**report, "seconds": round(time.perf_counter() - began, 2)}
@@ -433,6 +444,8 @@ def conform_command(
     """
     if not matrix and len(names) != 1:
         raise click.UsageError("Give one target (or --matrix and report files).")
+    if report_file is not None and not report_file.parent.is_dir():  # now, not after an hour
+        raise click.UsageError(f"There is no folder {report_file.parent} for --json.")
     with compiler_needed("conform"):
         from firstlight import targets
         from firstlight.targets import conform as kit
@@ -445,8 +458,6 @@ def conform_command(
                                  [op.strip() for op in ops.split(",")] if ops else (), progress)
     click.echo(kit.table(report))
     if report_file is not None:
-    if report_file is not None and not report_file.parent.is_dir():  # now, not after an hour
-        raise click.UsageError(f"There is no folder {report_file.parent} for --json.")
         report_file.write_text(json.dumps(report.document(), indent=1) + "\n", encoding="utf-8")
     if not report.clean:
         raise click.exceptions.Exit(REFUSED)

@@ -64,7 +64,9 @@ class Prepared:
     def write(self, out: Path | str, progress: Progress = _quiet) -> dict[str, Any]:
         """Write the artifact and return the report; see `compile_checkpoint`."""
         source, job = self.source, self.job
-        sources = {name: _source(ref, job.stored[name]) for name, ref in source.tensors.items()}
+        weigh = self.options.importance
+        sources = {name: _source(ref, job.stored[name], weigh.get(name))
+                   for name, ref in source.tensors.items()}
         copies = {n: source.path / n for n in COPIED if (source.path / n).is_file()}
         return compile_module(job, sources, Path(out), self.options,
                               _model_section(source.config, source), copies, _provenance(source),
@@ -166,10 +168,11 @@ def _provenance(source: Checkpoint) -> dict[str, Any]:
     }
 
 
-def _source(ref: WeightRef | StackedRef, type_: TensorType) -> Source:
+def _source(ref: WeightRef | StackedRef, type_: TensorType,
+            importance: NDArray[Any] | None) -> Source:
     """A weight of the checkpoint, in the codec that the passes chose."""
     pieces = _Pieces(ref)
-    return pieces if ref.codec == type_.codec else Requantized(pieces, type_.codec)
+    return pieces if ref.codec == type_.codec else Requantized(pieces, type_.codec, importance)
 
 
 @dataclass(frozen=True)

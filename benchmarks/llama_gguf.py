@@ -3,7 +3,8 @@
     python benchmarks/llama_gguf.py LLAMA_SOURCE CHECKPOINT OUT.gguf [--outtype q8_0]
 
 The benchmark's random model has no tokenizer, which the converter insists on and llama-bench does
-not need. Dense weights become `--outtype`; experts stay MXFP4. Needs the extra [oracle].
+not need; its `__pad` tensors, which align the others, are left out. Dense weights become
+`--outtype`; experts stay MXFP4. Needs the extra [oracle].
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ def main() -> None:
 
     if not (Path(checkpoint) / "tokenizer.json").is_file():
         DeepseekV4Model.set_vocab = TextModel._set_vocab_none
+    index = DeepseekV4Model.index_tensors
+    DeepseekV4Model.index_tensors = lambda self, *args, **names: {
+        name: tensor for name, tensor in index(self, *args, **names).items()
+        if not name.startswith("__pad")}
     sys.argv = [str(folder / "convert_hf_to_gguf.py"), checkpoint, "--outfile", out,
                 *(options or ["--outtype", "q8_0"])]
     runpy.run_path(sys.argv[0], run_name="__main__")

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from firstlight import __version__
 from firstlight.codegen.apart import Died, run_apart
 from firstlight.codegen.artifact import (
@@ -43,7 +45,10 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class CompileOptions:
-    """What the command line can choose; None means the default."""
+    """What the command line can choose; None means the default.
+
+    importance      weight -> [K], what an error in a column weighs where a weight is quantized
+    """
 
     target: str | None = None
     context: int | None = None
@@ -51,6 +56,7 @@ class CompileOptions:
     numerics: str = "float"
     kernels: str = "default"
     quantize: str = "shipped"
+    importance: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     options: Mapping[str, str] = field(default_factory=dict)
     pipeline: str | None = None
     dump_ir: Path | None = None
@@ -221,6 +227,7 @@ def compile_module(job: Job, sources: Mapping[str, Any], out: Path, options: Com
             "model": dict(model), "limits": {"context": job.context, "chunk": job.chunk},
             "numerics": options.numerics, "kernels": options.kernels,
             "quantize": options.quantize, "state": state,
+            **({"calibrated": True} if options.importance else {}),
             **({"options": dict(job.options)} if job.options else {}),
             "files": file_records(folder, weights),
             "provenance": {"ir_hash": job.module.hash, "fused_hash": job.fused.hash,

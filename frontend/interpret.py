@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from firstlight.frontend.checkpoint import Checkpoint, read_checkpoint
 from firstlight.frontend.model import trace_model, weight_types
-from firstlight.ir import dims, interpreter
+from firstlight.ir import dims
 from firstlight.ir.core import Module
+from firstlight.ir.interpreter import Interpreter
 from firstlight.ir.types import StateType
 
 Array = NDArray[Any]
@@ -22,7 +23,10 @@ class InterpreterModel:
     """A checkpoint and its module; weights are decoded once, to float32."""
 
     def __init__(self, checkpoint: Checkpoint | str | Path, context: int = 256,
-                 numerics: str = "float", module: Module | None = None) -> None:
+                 numerics: str = "float", module: Module | None = None,
+                 interpreter: Callable[[Module, Mapping[str, int]], Interpreter] = Interpreter,
+                 ) -> None:
+        self.interpreter = interpreter
         if not isinstance(checkpoint, Checkpoint):
             checkpoint = read_checkpoint(checkpoint)
         self.module = module or trace_model(checkpoint.config, weight_types(checkpoint), numerics)
@@ -62,8 +66,9 @@ class InterpreterSession:
         slot = self.slot if sequences is None else np.asarray(sequences, np.int32)
         inputs = {"tokens": tokens, "pos": self.pos[slot], "slot": slot}
         known = inputs | self.model.weights | self.states
-        out = interpreter.run(self.model.module, "score", [known[v.loc] for v in self.model.args],
-                              {"B": len(tokens), "S": tokens.shape[1], "C": self.model.context})
+        sizes = {"B": len(tokens), "S": tokens.shape[1], "C": self.model.context}
+        out = self.model.interpreter(self.model.module, sizes).function(
+            self.model.module["score"], [known[v.loc] for v in self.model.args])
         self.states.update(zip(self.states, out[1:], strict=True))
         self.pos[slot] += np.int32(tokens.shape[1])
         return out[0]

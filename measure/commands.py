@@ -161,8 +161,8 @@ def _measured(folder: Path, against: Path, text: Path, tokens: int, window: int,
     with ExitStack() as stack:
         model, reference = (stack.enter_context(load(f, threads=threads))
                             for f in (folder, against))
-        quality = measure(model, reference, read_ids(text, model), window, tokens,
-                          decode).document()
+        ids = read_ids(text, model.vocab_size, lambda text: model.tokenizer.encode(text))
+        quality = measure(model, reference, ids, window, tokens, decode).document()
         files = model.manifest.files
         size = sum(f.bytes for f in files if f.name.startswith("weights/"))
         policy = str(model.manifest.document.get("quantize", "shipped"))

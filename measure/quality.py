@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,20 +23,21 @@ TRACED_WINDOWS = 4
 """Windows whose decisions are looked at: running step by step takes several times as long."""
 
 
-def read_ids(path: Path, model: Model) -> list[list[int]]:
+def read_ids(path: Path, vocab_size: int, encode: Callable[[str], Any]) -> list[list[int]]:
     """Token sequences of a file: a text, or JSON with ``sequences``, lists of ids.
 
-    Raises F709 for a file that is neither, or too short to predict anything.
+    `encode` turns a text into ids below `vocab_size`. Raises F709 for a file that is neither, or
+    too short to predict anything.
     """
     try:
         text = path.read_text("utf-8")
         if path.suffix == ".json":
             sequences = [list(map(int, ids)) for ids in json.loads(text)["sequences"]]
         else:
-            sequences = [model.tokenizer.encode(text)]
+            sequences = [encode(text)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _no_text(path, f"{type(error).__name__}: {error}") from error
-    sequences = [token_array(ids, model.vocab_size).tolist() for ids in sequences if len(ids) > 1]
+    sequences = [token_array(ids, vocab_size).tolist() for ids in sequences if len(ids) > 1]
     if not sequences:
         raise _no_text(path, "no sequence has two tokens, so there is nothing to predict")
     return sequences

@@ -20,7 +20,7 @@ def model(tiny_artifact: Path):
 
 
 def test_against_itself_nothing_is_lost(model, tiny_folder: Path) -> None:
-    sequences = read_ids(tiny_folder / "validation_tokens.json", model)
+    sequences = read_ids(tiny_folder / "validation_tokens.json", model.vocab_size, list)
     expected = json.loads((tiny_folder / "expected.json").read_text())
     document = measure(model, model, sequences, window=64, tokens=300).document()
     assert document["tokens"] == 300 - 5, "the last token of each of five windows predicts nothing"
@@ -89,7 +89,7 @@ def test_what_is_no_text(model, tmp_path, name, text) -> None:
     if text is not None:
         (tmp_path / name).write_text(text)
     with pytest.raises(FirstlightError, match="F709"):
-        read_ids(tmp_path / name, model)
+        read_ids(tmp_path / name, model.vocab_size, model.tokenizer.encode)
 
 
 def test_other_vocabulary(model) -> None:
