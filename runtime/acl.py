@@ -88,7 +88,11 @@ class Device:
                 raise DeviceError(f"there are {count} devices, and number {self.number} is wanted")
             before = self._current()
             self.api("rt.set_device", self.number)
-            self.context = self.api("rt.create_context", self.number)
+            try:
+                self.context = self.api("rt.create_context", self.number)
+            except DeviceError:
+                self.api("rt.reset_device", self.number)
+                raise
             self._put_back(before)
         except ImportError as error:
             raise FirstlightError(

@@ -336,6 +336,14 @@ def test_a_machine_that_cannot_run_it(machine, artifact, settings, code, why):
     assert machine.left() == ["no finalize"]
 
 
+def test_a_device_that_gives_no_context_is_given_back(machine, artifact):
+    machine.module.rt.create_context = lambda device: (0, 507000)
+    with pytest.raises(FirstlightError, match="F516") as caught:
+        load(artifact)
+    assert "acl.rt.create_context: error 507000" in caught.value.why
+    assert machine.left() == ["no finalize"]
+
+
 def test_no_package_and_no_such_device(machine, artifact, monkeypatch):
     monkeypatch.setenv("FIRSTLIGHT_DEVICE", "3")
     with pytest.raises(FirstlightError, match="F516"):
