@@ -7,6 +7,8 @@ from typing import Any
 
 from firstlight.targets.conform.report import LEVELS
 
+SHOWN_BY = {"A": "run", "B+": "run", "C": "run", "B": "build", "D": "emit"}
+"""The level that has to pass for a target to be of its tier."""
 Documents = Sequence[Mapping[str, Any]]
 """Reports, as `read_report` gives them."""
 
@@ -26,9 +28,17 @@ def _targets(documents: Documents) -> list[str]:
         if d.get("through") == "emulator":
             cells[LEVELS.index("model")] += ", emulated"
         verdict = f"conformant at {d['level']}" if d["conformant"] else "not conformant"
-        lines.append(f"| `{d['target']}` | {d['tier']} | {' | '.join(cells)} | {verdict} | "
+        lines.append(f"| `{d['target']}` | {_tier(d)} | {' | '.join(cells)} | {verdict} | "
                      f"{d.get('lines') or '-'} | {sum(d['seconds'].values()):.0f} |")
     return lines
+
+
+def _tier(document: Mapping[str, Any]) -> str:
+    """What the target says of itself, and whether this report shows it."""
+    tier = str(document["tier"])
+    at = [c["status"] for c in document["checks"] if c["level"] == SHOWN_BY[tier]]
+    shown = "passed" in at and not {"failed", "skipped"} & set(at)
+    return tier if shown else f"{tier}, not shown"
 
 
 def _notes(documents: Documents) -> list[str]:
