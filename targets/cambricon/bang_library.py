@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from firstlight.codegen.cache import user_cache
@@ -43,9 +44,12 @@ def compilers() -> list[list[str]]:
 
 def server() -> Path:
     """The emulator as a program: what instructions compute, and all the rest."""
-    parts = [_made(_object, {f"{stem}.cpp": "".join(f'#include "{name}"\n' for name in names)},
-                   (*FLAGS, *MACHINE), _headers(*names))
-             for stem, names in (("arithmetic", ("rounding.h",)), ("server", ("server.h",)))]
+    def part(header: str) -> Path:
+        return _made(_object, {"part.cpp": f'#include "{header}"\n'}, (*FLAGS, *MACHINE),
+                     _headers(header))
+
+    with ThreadPoolExecutor(2) as pool:
+        parts = list(pool.map(part, ("rounding.h", "server.h")))
     return _made(_program, {}, tuple(map(str, parts)), {})
 
 

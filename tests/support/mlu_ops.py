@@ -14,6 +14,12 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import numpy as np
+
+from firstlight.targets.cambricon.bang_library import HEADERS, compilers, library
+from firstlight.targets.cambricon.bang_machine import Settings, machine
+from support.mlu_ops_cases import Case
+
 ROOT = Path(os.environ.get("MLU_OPS", ""))
 REVISION = "73adc65d84345d536cb6679137e36eb38e83fdd5"
 FLAGS = ("-D__MLU_NRAM_SIZE__=512", "-D__MLU_WRAM_SIZE__=512", "-D__MLU_SRAM_SIZE__=2048",
@@ -97,6 +103,9 @@ inline void __cn_vector_hypot_f32(unsigned n, float *to, float *a, float *b) {
     __bang_add(to, a, b, n);
     __bang_sqrt(to, to, n);
 }
+inline void __cn_vector_cast_f32_to_s32(unsigned n, int *to, float *from) {
+    __bang_float2int32_tz(to, from, n, 0);
+}
 inline half __cn_scalar_sin_f16(half x) { return sin(x); }
 inline half __cn_scalar_cos_f16(half x) { return cos(x); }
 inline float __cn_scalar_sin_f32(float x) { return sinf(x); }
@@ -128,6 +137,11 @@ def rewritten(text: str) -> str:
     text = re.sub(r'__asm__\s+volatile\("sync;"\)', "__sync()", text)
     text = re.sub(r'__asm__\s+volatile\(\s*"index\.vvr\.f32.*?\);',
                   "__vv_index(r_out, start_index, 1.0f);", text, flags=re.S)
+    text = re.sub(r'__asm__\s+volatile\(\s*"fuse\.nram\.u32.*?\[dst_nram\] "r"\((.*?)\),\s*'
+                  r'\[src_nram\] "r"\((.*?)\),\s*\[once_process_num\] "r"\((.*?)\),\s*'
+                  r'\[region_length\] "r"\((.*?)\)\);',
+                  r"__bang_add_scalar((uint32_t *)(\1), (uint32_t *)(\2), (uint32_t)(\4), \3);",
+                  text, flags=re.S)
     text = re.sub(r"(__(?:nram|wram|mlu_shared)__)\s+static\b", r"\1", text)
     return re.sub(r"^extern\s+__wram__.*?;", "", text, flags=re.M)
 
@@ -156,12 +170,33 @@ def files() -> list[str]:
                   for p in (ROOT / part).rglob("*.mlu"))
 
 
-def refused(compiler: list[str], path: str, headers: Path) -> str:
+def refused(path: str) -> str:
     """Why the host compiler does not take a file, or ""."""
-    unit = f'#include "{folder() / path}"\n'
     done = subprocess.run(
-        [*compiler, "-std=gnu++17", "-w", "-fsyntax-only", "-x", "c++", *FLAGS, f"-I{headers}",
-         f"-I{folder()}", f"-I{(folder() / path).parent}", "-"], input=unit, text=True,
+        [*compilers()[0], "-std=gnu++17", "-w", "-fsyntax-only", "-x", "c++", *flags(path),
+         f"-I{HEADERS}", "-"], input=f'#include "{folder() / path}"\n', text=True,
         capture_output=True)
     errors = [line for line in done.stderr.splitlines() if "error" in line]
     return "" if done.returncode == 0 else (errors or ["it says nothing"])[0]
+
+
+def flags(path: str) -> tuple[str, ...]:
+    """For the compiler: where a file finds what it includes."""
+    return (*FLAGS, f"-I{folder()}", f"-I{(folder() / path).parent}")
+
+
+def wrong(case: Case, settings: Settings) -> str:
+    """What a launch came to: a rule that was broken, numbers that differ, or ""."""
+    path = f"kernels/{case.file}.mlu"
+    built = library({"k.mlu": f'#include "{folder() / path}"\n'.encode()}, {"k": case.kernel},
+                    flags=flags(path))
+    arguments, expected = case.make()
+    said = machine().launch(built, "k", case.clusters, [case.tasks, 1, 1], arguments, settings)
+    if said.problem:
+        return said.problem
+    for place, want in expected.items():
+        got = arguments[place].astype(np.float64)
+        gap = float(np.abs(got - want).max() / np.abs(want).max())
+        if not gap <= case.error:
+            return f"argument {place} is off by {gap:.2g}"
+    return ""
