@@ -135,6 +135,12 @@ def _script(chip: str, names: Sequence[str], lowered: bool) -> str:
              "home=$(python3 -c 'import importlib.util as u; "
              'print(u.find_spec("ascendnpuir").submodule_search_locations[0])\')',
              'ln -sfn "$home/lib" bitcode', "mkdir -p objects lowered"]
+    if lowered:
+        lines += ["# sh build.sh mlir: not from lowered/, all of it by this machine's compilers",
+                  'if [ "$1" = mlir ]; then', "    for file in mlir/*.mlir; do",
+                  '        name=$(basename "$file" .mlir)', '        [ -e "objects/$name.o" ] || '
+                  f'"$home/bin/bishengir-compile-a5" "$file" --target={chip} {" ".join(FLAGS)} '
+                  '-o "objects/$name.o"', "    done", "    exit", "fi"]
     for name in names:
         if not lowered:
             lines.append(f'"$home/bin/bishengir-compile-a5" mlir/{name}.mlir --target={chip} '

@@ -41,7 +41,7 @@ with open("{log}", "a") as log:
 '''
 
 
-def finish_with_stand_in(artifact: Path, scratch: Path) -> list[str]:
+def finish_with_stand_in(artifact: Path, scratch: Path, *arguments: str) -> list[str]:
     """Run code/build.sh from another folder; the command lines that the stand-in saw."""
     program, log = scratch / "bin/hivmc-a5", scratch / "log"
     program.parent.mkdir(parents=True)
@@ -49,8 +49,8 @@ def finish_with_stand_in(artifact: Path, scratch: Path) -> list[str]:
     program.chmod(0o755)
     path = os.pathsep.join([str(program.parent), str(Path(sys.executable).parent),
                             os.environ["PATH"]])
-    done = subprocess.run(["sh", str(artifact / "code/build.sh")], capture_output=True, text=True,
-                          cwd=scratch, env={**os.environ, "PATH": path})
+    done = subprocess.run(["sh", str(artifact / "code/build.sh"), *arguments], text=True,
+                          capture_output=True, cwd=scratch, env={**os.environ, "PATH": path})
     assert done.returncode == 0, done.stderr
     return log.read_text().splitlines()
 

@@ -121,8 +121,9 @@ def test_the_same_bytes_twice_and_no_paths_of_this_machine(tmp_path, monkeypatch
 
 
 @needs_emulator
-@pytest.mark.parametrize("lowered_here", [True, False])
-def test_finished_kernels_are_launched_and_compute(machine, tmp_path, monkeypatch, lowered_here):
+@pytest.mark.parametrize(("lowered_here", "finish"), [(True, ()), (True, ("mlir",)), (False, ())])
+def test_finished_kernels_are_launched_and_compute(machine, tmp_path, monkeypatch, lowered_here,
+                                                   finish):
     """From kernels to numbers: build, build.sh, pyACL; also where only texts were written."""
     target = targets.find("ascend-950pr")
     with monkeypatch.context() as patch:
@@ -131,7 +132,7 @@ def test_finished_kernels_are_launched_and_compute(machine, tmp_path, monkeypatc
         target.build(kernels(), tmp_path / "artifact", 1)
     folder = tmp_path / "artifact"
     assert (folder / "code/lowered").exists() == lowered_here
-    commands = finish_with_stand_in(folder, tmp_path / "scratch")
+    commands = finish_with_stand_in(folder, tmp_path / "scratch", *finish)
     table = json.loads((folder / "code/launch.json").read_text())
     assert len(commands) == len(table["modules"])
     driver = AclDriver(Stub(folder, dict(target.requires)))
