@@ -74,9 +74,9 @@ $(STAMP)/compile: $(STAMP)/venv pyproject.toml
 	@touch $@
 
 $(STAMP)/test: $(STAMP)/compile
-	$(PIP) install -q -e '.[compile,onnx,test]'
+	$(PIP) install -q -e '.[compile,onnx,opencl,cuda,test]'
 	@touch $@
 
 $(STAMP)/oracle: $(STAMP)/test
-	$(PIP) install -q -e '.[compile,onnx,test,oracle]'
+	$(PIP) install -q -e '.[compile,onnx,opencl,cuda,test,oracle]'
 	@touch $@
