@@ -402,11 +402,7 @@ class Values:
             to = self.new("int32", x.axes)
             self.out.call("__bang_uchar2int32", to.text, x.text, self.count(x.axes), 0)
         elif x.dtype == "uint16":
-            half = self.new("float32", x.axes)
-            self.out.call("__bang_uint162float", half.text, x.text, self.count(x.axes), 0)
-            to = self.new("int32", x.axes)
-            self.out.call("__bang_float2int32_tz", to.text, half.text, self.count(x.axes), 0)
-            self.give(half)
+            raise self.out.refuse("sixteen bits that are not the upper half of a float")
         else:
             return x
         self.give(x)
@@ -501,10 +497,11 @@ class Values:
             whole, old = self.cast(whole, "int32"), whole
             self.give(old)
         if place.memory.dtype == "uint8":
-            bytes_ = self.new("uint8", whole.axes, raw=True)
-            self.out.call("__bang_int322uchar", bytes_.text, whole.text, self.count(whole.axes), 0)
-            self.give(whole)
-            whole = bytes_
+            real, old = self.cast(whole, "float32"), whole
+            whole = self.new("uint8", real.axes, raw=True)
+            self.out.call("__bang_float2uchar_tz", whole.text, real.text, self.count(real.axes))
+            self.give(old)
+            self.give(real)
         if staged:
             self.out.line("__sync_compute();")
         self.copy(place, start, [(self.sizes[a], steps[a]) for a in axes], whole.text,
