@@ -156,7 +156,7 @@ def test_a_fault_in_lowered_code_is_noticed(monkeypatch, old, new):
     arrays, want = case.data(np.random.default_rng(7))
     machine = Emulator({"attention": (case.text, case.record)})
     if "flag" in old:
-        what = "is left set" if new else "waits for flag 3 of another core, which does not come"
+        what = "is left set" if new else "waits for flag [23] of another core, which does not"
         with pytest.raises(EmulatorError, match=what):
             machine.run("attention", arrays, 1)
         return
