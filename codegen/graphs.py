@@ -115,6 +115,14 @@ def _tokens(op: Op) -> Size | None:
     return type_.shape[1]
 
 
+def kernel_set(target: Target, options: CompileOptions, most: int, tokens: int) -> KernelSet:
+    """An empty set of kernels for calls of `tokens`, as `token_count` gives them."""
+    kernels = KernelSet(target, options.kernels == "generic")
+    count = dims.S if most > 1 else tokens
+    kernels.overrides = {n: _of_count(make, count) for n, make in kernels.overrides.items()}
+    return kernels
+
+
 def _of_count(make: Override, count: Size) -> Override:
     """An override only for inputs of so many tokens."""
     return lambda name, op, tokens: make(name, op, tokens) if _tokens(op) == count else None
@@ -150,9 +158,7 @@ def compile_graph(module: Module, target: Target, options: CompileOptions, out: 
         assert isinstance(value.type, TensorType)
         results.append(place(value.type))
     plan = PlanMemory(sizes).plan(module, ENTRY, places, results, at)
-    kernels = KernelSet(target, options.kernels == "generic")
-    count = dims.S if most > 1 else tokens
-    kernels.overrides = {n: _of_count(make, count) for n, make in kernels.overrides.items()}
+    kernels = kernel_set(target, options, most, tokens)
     program = ProgramWriter(kernels, {})
     program.add_graph(
         ENTRY, plan, module, tokens,

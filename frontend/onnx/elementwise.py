@@ -173,7 +173,8 @@ def _(c: Call) -> Held:
         return c.out(rest)
     # nothing is left of a division by infinity but the dividend, on the divisor's side
     top = c.number(math.inf)
-    far = a if fmod else c.where(equal(a < 0, b < 0) | a.emit("eq", c.number(0.0)), a, b)
+    far = a if fmod else c.where(
+        equal(a < 0, b < 0).emit("logical_or", a.emit("eq", c.number(0.0))), a, b)
     beyond = b.emit("abs").emit("eq", top) & (a.emit("abs") < top)
     return c.out(c.where(beyond, far, rest))
 

@@ -78,6 +78,10 @@ class ExecutorContext:
         """A view of a part of the arena."""
         return self._blocks[ARENA][offset : offset + nbytes]
 
+    def write_arena(self, offset: int, data: Array) -> None:
+        """Replace a part of the arena."""
+        self.arena(offset, data.size)[...] = data
+
     def read_state(self, offset: int, nbytes: int) -> Array:
         """A view of a part of the state block."""
         return self._blocks[STATE][offset : offset + nbytes]

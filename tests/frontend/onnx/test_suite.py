@@ -25,7 +25,9 @@ def outcomes(files=()):
 
 
 def wrong(found):
-    return [f"{o.case.name}: {o.why}" for o in found if o.what == "wrong"]
+    """Wrong results, and refusals that are mistakes of ours."""
+    return [f"{o.case.name}: {o.why}" for o in found
+            if o.what == "wrong" or "do not fit" in o.why]
 
 
 @pytest.fixture(scope="module")
