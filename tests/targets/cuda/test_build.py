@@ -113,6 +113,15 @@ def test_without_a_compiler_the_commands_are_written(monkeypatch, tmp_path: Path
         assert "relu_0" in cubin.kernels((tmp_path / "code/model-0.cubin").read_bytes())
 
 
+def test_the_target_tells_its_tool_and_how_to_get_it(built: Path, monkeypatch) -> None:
+    (tool,) = find("cuda-sm90").tools()
+    assert tool.found == toolchain.compiler().name
+    monkeypatch.setattr("firstlight.targets.cuda.compiler", lambda: None)
+    (tool,) = find("cuda-sm90").tools()
+    assert tool.found is None
+    assert "pip install 'firstlight[compile,cuda]'" in tool.get
+
+
 EMIT = """
 import hashlib
 from firstlight.codegen.tvm_bridge import tvm
