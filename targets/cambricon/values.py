@@ -183,7 +183,9 @@ class Values:
         if op in ("select", "if_then_else"):
             return self.select(*args)
         if op == "not":
-            return self.do("bnot", "bool", args[0].axes, args[0].text)
+            to = self.new("bool", args[0].axes)
+            self.bits("bnot", to, args[0])
+            return to
         if op in COMPARE:
             return self.compare(op, *args)
         if op in FUNCTIONS:
@@ -211,14 +213,29 @@ class Values:
         if (op in CYCLED and a.axes == axes and b.axes and b.axes != axes
                 and axes[-len(b.axes):] == b.axes):
             to = self.new(dtype, axes)
-            self.out.call(f"__bang_{CYCLED[op]}", to.text, a.text, b.text, self.count(axes),
-                          self.count(b.axes))
+            if op in BITS:
+                self.bits(CYCLED[op], to, a, b, times(4, self.count(b.axes)))
+            else:
+                self.out.call(f"__bang_{CYCLED[op]}", to.text, a.text, b.text, self.count(axes),
+                              self.count(b.axes))
             return to
         with_ = [self.spread(x, axes) for x in (a, b)]
-        result = self.do(ARITHMETIC.get(op) or BITS[op], dtype, axes, *(x.text for x in with_))
+        if op in BITS:
+            result = self.new(dtype, axes)
+            self.bits(BITS[op], result, *with_)
+        else:
+            result = self.do(ARITHMETIC[op], dtype, axes, *(x.text for x in with_))
         for x in with_:
             self.give(x)
         return result
+
+    def bits(self, word: str, to: Value, *args: Value | Size) -> None:
+        """Bit by bit: these instructions know bytes only."""
+        parts = [f"(char *){a.text}" if isinstance(a, Value) else a for a in args]
+        values = [p for p, a in zip(parts, args, strict=True) if isinstance(a, Value)]
+        rest = parts[len(values):]
+        self.out.call(f"__bang_{word}", f"(char *){to.text}", *values,
+                      times(4, self.count(to.axes)), *rest)
 
     def literal(self, value: Value) -> str:
         """A scalar as an instruction wants it."""
@@ -254,13 +271,11 @@ class Values:
             as_bits = self.alias(part, "int32")
             self.give(part)
             parts.append(as_bits)
-        to = self.new("int32", axes)
-        count = self.count(axes)
-        other = self.new("int32", axes)
-        self.out.call("__bang_band", to.text, parts[0].text, mask.text, count)
-        self.out.call("__bang_bnot", other.text, mask.text, count)
-        self.out.call("__bang_band", other.text, parts[1].text, other.text, count)
-        self.out.call("__bang_bor", to.text, to.text, other.text, count)
+        to, other = (self.new("int32", axes) for _ in range(2))
+        self.bits("band", to, parts[0], mask)
+        self.bits("bnot", other, mask)
+        self.bits("band", other, other, parts[1])      # the first operand alone may be the result
+        self.bits("bor", to, to, other)
         for x in (mask, *parts, other):
             self.give(x)
         result = self.alias(to, dtype)
