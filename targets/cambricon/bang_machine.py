@@ -35,6 +35,7 @@ class Settings:
     order    a key of `ORDERS`: which queues run as late as their syncs allow
     seed     0: as late as possible, sums forward, exact roots; others vary all that
     check    rules, hazards and races are checked
+    overlaps operands that overlap where the reference forbids it are let through
     serial   cores run one after the other between barriers: no result hangs on the host's scheduler
     without  (file, line) of a sync that is left out
     """
@@ -43,6 +44,7 @@ class Settings:
     order: str = "dma late"
     seed: int = 1
     check: bool = True
+    overlaps: bool = False
     serial: bool = False
     without: tuple[str, int] | None = None
 
@@ -100,7 +102,8 @@ class Machine:
                 places.append(-1)
         file, line = settings.without or ("-", 0)
         head = [library, symbol, clusters, *dim, settings.arch, ORDERS[settings.order],
-                int(settings.check), int(settings.serial), settings.seed, file, line]
+                int(settings.check), int(settings.overlaps), int(settings.serial), settings.seed,
+                file, line]
         answer = self._ask(" ".join(map(str, ["run", *head, *words])), seconds)
         word, written, left_out, problem = answer.split("\t", 3)
         for argument, place, wrote in zip(arguments, places, written, strict=False):

@@ -134,7 +134,7 @@ SHIMS = {"cnrt.h": HOST, "cn_api.h": "#pragma once\n", "cnnl.h": "#pragma once\n
 def rewritten(text: str) -> str:
     """Text of a kernel file or header for a host compiler."""
     text = re.sub(r"<<<.*?>>>", "", text, flags=re.S)
-    text = re.sub(r'__asm__\s+volatile\("sync;"\)', "__sync()", text)
+    text = re.sub(r'\b(?:__asm__|asm)\s+volatile\s*\(\s*"sync;[^"]*"[\s:]*\)', "__sync()", text)
     text = re.sub(r'__asm__\s+volatile\(\s*"index\.vvr\.f32.*?\);',
                   "__vv_index(r_out, start_index, 1.0f);", text, flags=re.S)
     text = re.sub(r'__asm__\s+volatile\(\s*"fuse\.nram\.u32.*?\[dst_nram\] "r"\((.*?)\),\s*'

@@ -212,7 +212,7 @@ CASES = {
     "moe forward": Case("moe_dispatch/moe_dispatch_forward/moe_dispatch_forward_block",
                         "MLUKernelMoeDispatchFwd<float>", moe("forward")),
     "moe data 1": Case("moe_dispatch/moe_dispatch_backward_data/moe_dispatch_backward_data_union1",
-                       "MLUKernelMoeDispatchBwdData1<float>", moe("data"), clusters=1),
+                       "MLUKernelMoeDispatchBwdData1<float>", moe("data"), clusters=1, tasks=64),
     "moe data 2": Case("moe_dispatch/moe_dispatch_backward_data/moe_dispatch_backward_data_union1",
                        "MLUKernelMoeDispatchBwdData2<float>", moe("data"), clusters=1),
     "moe gate 1": Case("moe_dispatch/moe_dispatch_backward_gate/moe_dispatch_backward_gate_union1",

@@ -25,7 +25,7 @@ constexpr int64_t SRAM_BYTES = 8 << 20;      // of address room per cluster
 // What the host asks for. Clusters: 0 for Block tasks, which need none.
 struct Job {
     char library[1024], symbol[128], without_file[128];
-    int clusters, arch, order, check, serial, without_line, slots;
+    int clusters, arch, order, check, overlaps, serial, without_line, slots;
     uint32_t dim[3], seed;
     uint64_t slot[MAX_SLOTS];
     int64_t bytes[MAX_SLOTS];       // of the buffer a slot points to; -1 for a plain value

@@ -76,11 +76,12 @@ void run_cast(Type to_type, void *to, Type from_type, const void *from, uint32_t
             using From = decltype(from_zero);
             auto *in = static_cast<const From *>(from);
             std::vector<From> copy;         // a cast in place must not eat its source
-            if (to == from && sizeof(To) > sizeof(From)) {
+            auto *out = static_cast<To *>(to);
+            if (static_cast<void *>(out) < in + n && static_cast<const void *>(in) < out + n) {
                 copy.assign(in, in + n);
                 in = copy.data();
             }
-            cast(static_cast<To *>(to), in, n, mode, scale);
+            cast(out, in, n, mode, scale);
         });
     });
 }

@@ -175,13 +175,13 @@ inline std::string workspace(std::istringstream &words) {
     return size;
 }
 
-// library, symbol, clusters, x, y, z, arch, order, check, serial, seed, the file and line of a sync
+// library, symbol, clusters, x, y, z, arch, order, check, overlaps, serial, seed, the file and line of a sync
 // to leave out, then the arguments: p:OFFSET:BYTES of a buffer, v:HEX of eight bytes.
 inline std::string run(std::istringstream &words) {
     std::string library_path, symbol, without_file, word;
     job = {};
     if (!(words >> library_path >> symbol >> job.clusters >> job.dim[0] >> job.dim[1] >>
-          job.dim[2] >> job.arch >> job.order >> job.check >> job.serial >> job.seed >>
+          job.dim[2] >> job.arch >> job.order >> job.check >> job.overlaps >> job.serial >> job.seed >>
           without_file >> job.without_line))
         return "a line that is no launch";
     snprintf(job.library, sizeof job.library, "%s", library_path.c_str());
