@@ -161,6 +161,9 @@ def _measured(folder: Path, against: Path, text: Path, tokens: int, window: int,
     with ExitStack() as stack:
         model, reference = (stack.enter_context(load(f, threads=threads))
                             for f in (folder, against))
+        for opened in (model, reference):
+            if opened.manifest.graph is not None:
+                opened.session()    # says that it is no language model
         ids = read_ids(text, model.vocab_size, lambda text: model.tokenizer.encode(text))
         quality = measure(model, reference, ids, window, tokens, decode).document()
         files = model.manifest.files

@@ -38,6 +38,8 @@ class Bench:
         start = time.perf_counter()
         self.model = load(artifact, threads=threads)
         self.load_s = time.perf_counter() - start
+        if self.model.manifest.graph is not None:
+            self.model.session()    # says that it is no language model
         self.samples, self.clock = samples, clock
         self.counter = Counter(artifact, self.model.program)
         self.rng = np.random.default_rng(seed)
