@@ -64,14 +64,14 @@ def complex_abs() -> tuple[Arguments, Any]:
     return [x, np.zeros(5003, np.float32), np.uint64(5003)], {1: np.abs(x)}
 
 
-def moe(what: str) -> Callable[[], tuple[Arguments, Any]]:
+def moe(what: str, samples: int = 48) -> Callable[[], tuple[Arguments, Any]]:
     """Tokens sent to experts, and back: each has its own place."""
     def make() -> tuple[Arguments, Any]:
-        samples, capacity, hidden, experts = 48, 16, 517, 6
+        capacity, hidden, experts = 16, 517, 6
         rng = np.random.default_rng(5)
         indices = rng.integers(0, experts, samples).astype(np.int32)
         locations = np.array([np.sum(indices[:s] == indices[s]) for s in range(samples)], np.int32)
-        indices[3] = -1         # dropped
+        indices[1] = -1         # dropped
         rows = indices * capacity + locations
         kept = (indices >= 0) & (locations < capacity)
         gates, x = normal(samples), normal(samples, hidden)
@@ -212,11 +212,11 @@ CASES = {
     "moe forward": Case("moe_dispatch/moe_dispatch_forward/moe_dispatch_forward_block",
                         "MLUKernelMoeDispatchFwd<float>", moe("forward")),
     "moe data 1": Case("moe_dispatch/moe_dispatch_backward_data/moe_dispatch_backward_data_union1",
-                       "MLUKernelMoeDispatchBwdData1<float>", moe("data"), clusters=1, tasks=64),
+                       "MLUKernelMoeDispatchBwdData1<float>", moe("data", 3), clusters=2, tasks=8),
     "moe data 2": Case("moe_dispatch/moe_dispatch_backward_data/moe_dispatch_backward_data_union1",
                        "MLUKernelMoeDispatchBwdData2<float>", moe("data"), clusters=1),
     "moe gate 1": Case("moe_dispatch/moe_dispatch_backward_gate/moe_dispatch_backward_gate_union1",
-                       "MLUKernelMoeDispatchBwdGate1<float>", moe("gate1"), clusters=1, tasks=64),
+                       "MLUKernelMoeDispatchBwdGate1<float>", moe("gate1", 3), clusters=2, tasks=8),
     "moe gate 2": Case("moe_dispatch/moe_dispatch_backward_gate/moe_dispatch_backward_gate_union1",
                        "MLUKernelMoeDispatchBwdGate2<float>", moe("gate2"), clusters=1),
     "tin shift": Case("tin_shift/tin_shift_union1", "mluUnion1TinShift", tin_shift(), clusters=1),

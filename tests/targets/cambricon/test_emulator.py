@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from support.bang import CLUSTER, HEAD, PIPELINE, PRODUCT, SUM
 
 from firstlight.targets.cambricon.bang_library import compilers, library
 from firstlight.targets.cambricon.bang_machine import ORDERS, Outcome, Settings, machine
+from support.bang import CLUSTER, HEAD, PIPELINE, PRODUCT, SUM
 
 pytestmark = [pytest.mark.chip,
               pytest.mark.skipif(not compilers(), reason="there is no C++ compiler here")]

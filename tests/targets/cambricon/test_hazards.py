@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support.bang import CLUSTER, HEAD, PIPELINE, PRODUCT, SPARE, STAGES, SUM
 
 from firstlight.targets.cambricon.bang_library import compilers, library
 from firstlight.targets.cambricon.bang_machine import Outcome, Settings, machine
 from firstlight.targets.cambricon.faults import Fault, seeded, summary
+from support.bang import CLUSTER, HEAD, PIPELINE, PRODUCT, SPARE, STAGES, SUM
 
 pytestmark = [pytest.mark.chip,
               pytest.mark.skipif(not compilers(), reason="there is no C++ compiler here")]
