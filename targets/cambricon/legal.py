@@ -88,8 +88,8 @@ class Legal:
             return lambda a, b: self.shifted(node.op, node.dtype, a, b)
         if node.op == "div" and real:
             return self.reciprocal if not self.division else None
-        return {"exp": exp, "log1p": log1p, "tanh": tanh, "popcount": popcount, "cos": cos,
-                "sin": sin, "nearbyint": nearbyint}.get(node.op)
+        return {"exp": exp, "log": log, "log1p": log1p, "tanh": tanh, "popcount": popcount,
+                "cos": cos, "sin": sin, "nearbyint": nearbyint}.get(node.op)
 
     def reciprocal(self, a: Node, b: Node) -> Node:
         """a / b without division: a product with 1 / b, then once more with what is left."""
@@ -191,13 +191,18 @@ def exp(x: Node) -> Node:
               _f("add", _real(1.0), _f("mul", left, _real(math.log(2.0)))))
 
 
+def log(x: Node) -> Node:
+    """The natural logarithm: that to base 2, as it is in Cambricon's own kernels."""
+    return _f("mul", _f("log2", x), _real(math.log(2.0)))
+
+
 def log1p(x: Node) -> Node:
     """log(1 + x), for small x too."""
     whole = _f("add", x, _real(1.0))
     got = _f("sub", whole, _real(1.0))
     flat = make("eq", "bool", got, _real(0.0))
     share = _f("div", x, make("select", REAL, flat, _real(1.0), got))
-    return make("select", REAL, flat, x, _f("mul", _f("log", whole), share))
+    return make("select", REAL, flat, x, _f("mul", log(whole), share))
 
 
 def tanh(x: Node) -> Node:

@@ -23,7 +23,7 @@ CYCLED = {"add": "cycle_add", "sub": "cycle_sub", "mul": "cycle_mul", "max": "cy
 SWAPS = ("add", "mul", "max", "min", "and", "or", "xor")
 COMPARE = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le", "eq": "eq", "ne": "ne"}
 """Comparisons, and what each is with its operands swapped."""
-FUNCTIONS = {"sqrt": "sqrt", "recip": "recip", "pow2": "pow2", "log": "log", "fabs": "abs",
+FUNCTIONS = {"sqrt": "sqrt", "recip": "recip", "pow2": "pow2", "log2": "log2", "fabs": "abs",
              "floor": "floor"}
 ONE_BITS = 0x3F800000
 """1.0f as an integer: a mask and it are the float of a truth value."""

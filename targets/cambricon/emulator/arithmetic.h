@@ -8,11 +8,11 @@
 #include "kinds.h"
 
 namespace bang {
-inline float near(float x, uint32_t i) {
+inline float near(float x, uint32_t) {      // of the number, not of its place: equal ones stay equal
     if (!flavor.seed || x == 0 || !std::isfinite(x)) return x;
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
-    bits += ((flavor.seed * 2654435761u + i * 40503u) >> 13) % 5 - 2;
+    bits += ((flavor.seed * 2654435761u + bits * 40503u) >> 13) % 5 - 2;
     memcpy(&x, &bits, sizeof x);
     return x;
 }
