@@ -321,7 +321,7 @@ static int int8_task(int task, task_env* env, void* data) {
   (void)task, (void)env;
   stick* s = data;
   bytes a[CHAINS], b = {0};
-  b += s->n | 1;
+  b += (int32_t)(s->n | 1);
   for (int i = 0; i < CHAINS; ++i) a[i] = b + i;
   for (int64_t k = 0; k < s->n; ++k)
 #pragma GCC unroll 12

@@ -33,6 +33,9 @@ products in another order, beside an outlier of 1e4."""
 TOKENS = {"prefill": (1, 2, 7, 19), "decode": (1,)}
 """Tokens of a call; 19 are more than the rings hold, and no multiple of any vector."""
 
+REFUSED = ("F408", "F411", "F412", "F471", "F472", "F474", "F475", "F476", "F513", "F517")
+"""What an executor says whose code is not taken by a tool that is here: no skip, but a failure."""
+
 
 def check_run(target: Target, units: Mapping[str, Sequence[Unit]], scratch: Path,
               limit: float = LIMIT) -> Iterator[Check]:
@@ -56,9 +59,11 @@ def _apart(target: Target, units: Mapping[str, Sequence[Unit]], scratch: Path,
     """Checks of the first ops, up to one whose kernel ends the process; at least one."""
     done, error = checks_apart(
         lambda doing, give, folder: _run_all(target, units, doing, give, folder), scratch, limit)
-    if isinstance(error, FirstlightError) and not done:
-        text = str(error).splitlines()      # the executor itself: it is not for this machine
-        return [Check(op, "run", skips=[f"not here: {text[0]} {text[2].strip()}"]) for op in units]
+    if isinstance(error, FirstlightError) and not done:     # the executor itself
+        text = " ".join(line.strip() for line in str(error).splitlines()[:3:2])
+        if error.code in REFUSED:
+            return [Check(op, "run", problems=[text]) for op in units]
+        return [Check(op, "run", skips=[f"not here: {text}"]) for op in units]
     if error is not None:
         why = (f"the process died: {error}" if isinstance(error, Died)
                else f"{type(error).__name__}: {error}")

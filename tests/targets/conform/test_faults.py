@@ -16,6 +16,7 @@ from firstlight.codegen.generic import generic_kernel
 from firstlight.codegen.target import Source, Target
 from firstlight.ir.core import Module, Op
 from firstlight.passes.capabilities import Capabilities, MemorySpace
+from firstlight.runtime.errors import FirstlightError
 from firstlight.targets import find
 from firstlight.targets.conform import conform
 from firstlight.targets.conform.cases import all_cases
@@ -147,6 +148,10 @@ def _raises(*_):
     raise OSError("no such disk")
 
 
+def _cannot_link(*_):
+    raise FirstlightError("F411", "linking failed", where="cc", why="a word is wrong", try_="")
+
+
 @pytest.mark.parametrize(("change", "level", "said"), [
     ({"tools": _raises}, "emit", "no such disk"),
     ({"versions": _raises}, "emit", "no such disk"),
@@ -158,6 +163,7 @@ def _raises(*_):
     ({"build": lambda kernels, folder, jobs: [folder / "x"]}, "build", "is not in the artifact"),
     ({"emulate": lambda kernels, folder: object()}, "run", "no attribute 'run'"),
     ({"emulate": _raises}, "run", "no such disk"),
+    ({"emulate": _cannot_link}, "run", "because: a word is wrong"),
 ])
 def test_a_port_that_breaks_its_contract(change, level, said):
     found = levels(replace(PLAIN, **change), level, "sin")
