@@ -60,13 +60,18 @@ class GraphModel:
 
     @property
     def inputs(self) -> tuple[Port, ...]:
-        """Names, element types and shapes of the inputs; "S" is the open size."""
-        return self._entry.takes
+        """Names, element types and shapes of the inputs, in the order of the graph that was
+        compiled; "S" is the open size."""
+        return self._in_order("inputs", self._entry.takes)
 
     @property
     def outputs(self) -> tuple[Port, ...]:
-        """Names, element types and shapes of the outputs."""
-        return self._entry.gives
+        """Names, element types and shapes of the outputs, in order."""
+        return self._in_order("outputs", self._entry.gives)
+
+    def _in_order(self, which: str, ports: tuple[Port, ...]) -> tuple[Port, ...]:
+        names = {name: i for i, name in enumerate((self.manifest.graph or {}).get(which, ()))}
+        return tuple(sorted(ports, key=lambda port: names.get(port.name, len(names))))
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
         """The outputs for all inputs, arrays of the declared element types and shapes.

@@ -39,6 +39,15 @@ class Weights:
             self._lifted[key] = self._lift(held.known)
         return self._lifted[key]
 
+    def matrix(self, known: NDArray[Any], transposed: bool) -> Array:
+        """A known matrix, or its transpose, as a float32 weight; one for all products with it."""
+        key = id(known), transposed
+        if key not in self._lifted:
+            self._kept.append(known)
+            self._lifted[key] = self.weight(np.ascontiguousarray(
+                known.T if transposed else known, dtype=np.float32))
+        return self._lifted[key]
+
     def weight(self, values: NDArray[Any], label: str = "") -> Array:
         """An argument with these float32 or int32 elements."""
         codec = {"float32": "f32", "int32": "i32"}[str(values.dtype)]

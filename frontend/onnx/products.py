@@ -18,7 +18,7 @@ def multiply(c: Call, i: int, j: int) -> Array:
     known = c.known(j)
     if known is not None and known.ndim == 2 and known.size and len(c.held(i).shape) >= 2 and str(
             known.dtype) in ("float32", "float16", "bfloat16") and c.known(i) is None:
-        return linear(c.x(i), c.weights.weight(np.ascontiguousarray(known.T, dtype=np.float32)))
+        return linear(c.x(i), c.weights.matrix(known, True))
     a, b = c.x(i), c.x(j)
     return product_of(a, b)
 
@@ -63,8 +63,7 @@ def _(c: Call) -> Held:
     a = a.transpose(1, 0) if c.attr("transA", 0) else a
     known = c.known(1)
     if known is not None and known.ndim == 2 and str(known.dtype) == "float32":
-        matrix = known if c.attr("transB", 0) else known.T
-        y = linear(a, c.weights.weight(np.ascontiguousarray(matrix, dtype=np.float32)))
+        y = linear(a, c.weights.matrix(known, not c.attr("transB", 0)))
     else:
         y = a.matmul(c.x(1), transpose=bool(c.attr("transB", 0)))
     alpha, beta = c.attr("alpha", 1.0), c.attr("beta", 1.0)

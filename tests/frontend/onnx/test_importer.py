@@ -120,6 +120,9 @@ def test_equal_weights_are_kept_once(apart, tmp_path):
 {{ y = Add(x, w) v = Sub(y, w) z = ReduceSum<keepdims = 0>(v, n) }}""".replace(
         "}>", "}, int64[1] n = {0}>").replace("float[1, 10] z", "float[10] z"), apart, tmp_path)
     assert [a.loc for a in graph.function.args] == ["in.x", "w0"]
+    graph = graph_of(f"""g (float[1, 10] x) => (float[1, 10] z) <float[10, 10] w = {{{weight}}}>
+{{ y = MatMul(x, w) u = MatMul(y, w) z = Gemm(u, w) }}""", apart, tmp_path)
+    assert [a.loc for a in graph.function.args] == ["in.x", "w0"]
 
 
 BRANCHES = """g (float[2] x%s) => (float[2] y) %s {
