@@ -27,9 +27,9 @@ from firstlight.targets.conform.report import Check
 from firstlight.targets.conform.units import Unit
 from firstlight.targets.conform.watch import LIMIT, Doing, Give, Watched, checks_apart
 
-RELATIVE = 4e-6
+RELATIVE = 6e-6
 """Most that a result may differ, relative to its largest value: sums of some hundred float32
-products in another order, beside an outlier of 1e4."""
+products in another order, beside an outlier of 1e4. Both are up to 3e-6 from the true value."""
 TOKENS = {"prefill": (1, 2, 7, 19), "decode": (1,)}
 """Tokens of a call; 19 are more than the rings hold, and no multiple of any vector."""
 
