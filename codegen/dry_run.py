@@ -30,7 +30,8 @@ def plan_document(job: Job, options: CompileOptions) -> dict[str, Any]:
     targets that take whole graphs). ``per_token`` has the work of an entry's longest call at the
     end of the context, divided by its tokens.
     """
-    kernels = _Kernels(KernelSet(job.target, options.kernels == "generic"), job.stored)
+    kernels = _Kernels(KernelSet(job.target, options.kernels == "generic", options.numerics),
+                       job.stored)
     arena, work = 0, {}
     for entry, module, plan, _, _ in plans(job):
         arena = max(arena, plan.arena_bytes)
