@@ -63,6 +63,7 @@ class Machine:
 
     process: subprocess.Popen[bytes]
     memory: mmap.mmap
+    owner: int = field(default_factory=os.getpid)
     said: bytearray = field(default_factory=bytearray)
 
     @classmethod
@@ -155,8 +156,8 @@ _RUNNING: list[Machine] = []
 
 
 def machine() -> Machine:
-    """The machine of this process."""
-    if not _RUNNING or not _RUNNING[0].alive():
+    """The machine of this process; a fork leaves its parent's alone."""
+    if not _RUNNING or _RUNNING[0].owner != os.getpid() or not _RUNNING[0].alive():
         _RUNNING[:] = [Machine.start()]
         atexit.register(_RUNNING[0].stop)
     return _RUNNING[0]

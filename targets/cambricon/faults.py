@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,6 +91,16 @@ def seeded(file: str, text: str, arch: int, run: Run) -> tuple[str, list[Fault]]
     return next((a for a in alarms if a), ""), faults
 
 
+def merged(before: tuple[str, list[Fault]] | None, alarm: str,
+           faults: list[Fault]) -> tuple[str, list[Fault]]:
+    """What several runs of one kernel have shown together."""
+    if before is None:
+        return alarm, faults
+    return before[0] or alarm, [
+        Fault(a.line, a.text, a.reached or b.reached, a.said or b.said, a.changes + b.changes)
+        for a, b in zip(before[1], faults, strict=True)]
+
+
 def summary(kernels: Mapping[str, tuple[str, Sequence[Fault]]]) -> dict[str, Any]:
     """Figures of all kernels; misses and harmless ones by line."""
     document: dict[str, Any] = {"kernels": {}, "total": {}}
@@ -100,8 +112,8 @@ def summary(kernels: Mapping[str, tuple[str, Sequence[Fault]]]) -> dict[str, Any
         seen = sum(bool(f.changes) for f in faults)
         document["kernels"][name] = {
             "false_alarm": alarm, "left_out": len(faults), **figures, "seen_by_values": seen,
-            **{v: [f"{f.line}: {f.text}" for f in faults if f.verdict == v] for v in verdicts[1:]
-               if figures[v]}}
+            "lines": {v: [f"{f.line}: {f.text}" for f in faults if f.verdict == v]
+                      for v in verdicts[1:] if figures[v]}}
         total["false_alarms"] += bool(alarm)
         total["left_out"] += len(faults)
         total["seen_by_values"] += seen
@@ -114,18 +126,19 @@ def summary(kernels: Mapping[str, tuple[str, Sequence[Fault]]]) -> dict[str, Any
 
 
 def emitted(target: str, ops: Sequence[str]) -> dict[str, Any]:
-    """Faults of every kernel that a target emits for the kit's cases, each on its first data."""
+    """Faults of every kernel that a target emits for the kit's cases, each at all its sizes."""
     from firstlight.targets import available
     from firstlight.targets.cambricon.executor import BangExecutor
     from firstlight.targets.conform.kit import conform
 
-    found: dict[str, tuple[str, list[Fault]]] = {}
+    folder = Path(tempfile.mkdtemp(prefix="firstlight-faults-"))    # the kit runs units in forks
 
     class Seeding(BangExecutor):
-        """Runs a kernel as ever, and the first time with all its faults."""
+        """Runs a kernel as ever, and the first time at each size with all its faults."""
 
         def run(self, symbol: str, buffers: Sequence[Array], tokens: int) -> None:
-            if symbol not in found:
+            note = folder / f"{symbol}.{tokens}.json"
+            if not note.exists():
                 file = f"{symbol}.mlu"
 
                 def on_copies(settings: Settings) -> tuple[Outcome, bytes]:
@@ -133,8 +146,9 @@ def emitted(target: str, ops: Sequence[str]) -> dict[str, Any]:
                     outcome = self.outcome(symbol, copies, tokens, settings)
                     return outcome, b"".join(c.tobytes() for c in copies)
 
-                found[symbol] = seeded(file, self.sources[symbol].files[file].decode(),
+                alarm, faults = seeded(file, self.sources[symbol].files[file].decode(),
                                        self.chip.arch, on_copies)
+                note.write_text(json.dumps([alarm, [asdict(f) for f in faults]]))
             super().run(symbol, buffers, tokens)
 
     whole = available().targets[target]
@@ -146,6 +160,13 @@ def emitted(target: str, ops: Sequence[str]) -> dict[str, Any]:
         return Seeding(chip, {n: whole.emit(k) for n, k in kernels.items()}, scratch)
 
     conform(replace(whole, emulate=seeding), "run", ops, limit=24 * 3600)
+    found: dict[str, tuple[str, list[Fault]]] = {}
+    for note in sorted(folder.glob("*.json")):
+        alarm, faults = json.loads(note.read_text())
+        name = note.name.partition(".")[0]
+        found[name] = merged(found.get(name), alarm, [
+            Fault(**{**f, "changes": tuple(f["changes"])}) for f in faults])
+    shutil.rmtree(folder)
     return summary(found)
 
 
