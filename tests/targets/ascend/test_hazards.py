@@ -5,11 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from firstlight import targets
 from firstlight.targets.ascend.compiler import lower
+from firstlight.targets.ascend.emit import emitted
 from firstlight.targets.ascend.emulator import CHIP
 from firstlight.targets.ascend.emulator_build import lacking
 from firstlight.targets.ascend.hazards import check
 from firstlight.targets.ascend.hazards_faults import seeded, summary
+from firstlight.targets.conform.cases import all_cases
+from firstlight.targets.conform.units import units
 from support.ascend_kernels import CASES
 
 LOWERED = Path(__file__).with_name("lowered")
@@ -179,3 +183,27 @@ def test_what_the_compiler_plans_now_is_clean(name):
     lowered = lower(CASES[name].text, CHIP, name).snapshot
     assert check(lowered) == []
     assert name not in KERNELS or lowered == KERNELS[name]
+
+
+@pytest.mark.slow
+@pytest.mark.chip
+@pytest.mark.skipif("bishengir-compile-a5" in lacking(), reason="not here: bishengir-compile-a5; "
+                    "pip install 'firstlight[ascend]'")
+def test_emitted_kernels_of_every_kind_are_clean_and_miss_their_flags():
+    """What the emitter writes, as the compiler plans it: the longest module of each kind."""
+    kinds: dict[str, tuple[str, str]] = {}
+    for unit in units(targets.find("ascend-950pr"), all_cases(())):
+        for kernel in unit.kernels:
+            for module in emitted(kernel).modules:
+                kind = module.name.rpartition("_")[0]
+                kinds[kind] = max(kinds.get(kind, ("", "")), (module.text, module.name),
+                                  key=lambda pair: len(pair[0]))
+    assert len(kinds) > 30
+    snapshots = [lower(text, CHIP, name).snapshot for text, name in kinds.values()]
+    assert [finding.what for text in snapshots for finding in check(text)] == []
+    faults = [f for text in snapshots for f in seeded(text)]
+    changing = [f for f in faults if f.changes]
+    caught = sum(f.caught for f in changing)
+    print(f"{len(kinds)} modules, {len(faults)} faults, {len(changing)} change order, {caught} of "
+          "them caught")
+    assert caught >= 0.9 * len(changing) > 50
