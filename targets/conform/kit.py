@@ -21,6 +21,9 @@ from firstlight.targets.conform.run import check_run
 from firstlight.targets.conform.units import Unit, units
 from firstlight.targets.conform.watch import LIMIT
 
+KERNELS = 10
+"""Limits of one kernel that a call of a whole model may take: a driver compiles in the first."""
+
 Progress = Callable[[str, int, int], None]
 
 
@@ -64,7 +67,7 @@ def conform(target: Target, level: str = "run", ops: Iterable[str] = (),
         def model() -> Iterable[Check]:
             from firstlight.targets.conform.model import check_model
 
-            return check_model(target, scratch, limit)
+            return check_model(target, scratch, KERNELS * limit)
 
         def oracle() -> Iterable[Check]:
             from firstlight.targets.conform.oracle import check_oracle

@@ -27,9 +27,10 @@ from firstlight.targets.conform.report import Check
 from firstlight.targets.conform.units import Unit
 from firstlight.targets.conform.watch import LIMIT, Doing, Give, Watched, checks_apart
 
-RELATIVE = 6e-6
+RELATIVE = 1e-5
 """Most that a result may differ, relative to its largest value: sums of some hundred float32
-products in another order, beside an outlier of 1e4. Both are up to 3e-6 from the true value."""
+products in another order, beside an outlier of 1e4, of products of such sums. Measured with integer
+weights and outliers: 5.4e-6 and 8.5e-6 on two targets; numpy is 3e-6 from the truth itself."""
 TOKENS = {"prefill": (1, 2, 7, 19), "decode": (1,)}
 """Tokens of a call; 19 are more than the rings hold, and no multiple of any vector."""
 
