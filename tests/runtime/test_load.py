@@ -205,7 +205,7 @@ def test_wrong_threads(artifact, threads):
 def test_wrong_options(artifact, tmp_path):
     for verify in ("fast", 1, 0, 1.0, np.True_, np.ones(2), None):
         assert code_of(load, artifact, verify=verify) == "F505"
-    other = write_fake_artifact(tmp_path / "b", changes={"target.launcher": "acl"})
+    other = write_fake_artifact(tmp_path / "b", changes={"target.launcher": "abacus"})
     assert code_of(load, other) == "F511"
 
 
