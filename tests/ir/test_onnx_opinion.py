@@ -81,6 +81,7 @@ SPELLINGS |= {name: plain(other) for name, other in {
     "lt": "Less", "le": "LessOrEqual", "eq": "Equal", "logical_and": "And", "logical_or": "Or",
     "select": "Where", "mod": "Mod"}.items()}
 SPELLINGS |= {
+    "copy": lambda g, x: g("Identity", x),
     "rsqrt": lambda g, x: g("Reciprocal", g("Sqrt", x)),
     "cast": lambda g, x, dtype: g("Cast", x, to=DTYPES[dtype]),
     "transpose": lambda g, x, perm: g("Transpose", x, perm=perm),
