@@ -103,7 +103,9 @@ def _fold(function: Function, module: Module) -> Function:
 
 def _foldable(op: Op) -> bool:
     type_ = op.results[0].type
-    if op.name in ("call", "copy", "repeat") or len(op.results) > 1 or not isinstance(type_, TensorType):
+    if op.name in ("call", "copy", "repeat") or len(op.results) > 1:
+        return False
+    if not isinstance(type_, TensorType):
         return False
     flat = [d for a in op.attrs.values() for d in (a if isinstance(a, tuple) else (a,))]
     return (not any(isinstance(d, Dim) for d in (*flat, *type_.shape))

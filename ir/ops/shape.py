@@ -196,6 +196,6 @@ def _(x: Array, index: NDArray[np.int32]) -> Array:
     return np.take_along_axis(x, index.astype(np.int64), -1)
 
 
-for _info in (constant, iota, size, broadcast, copy, reshape, transpose, slice_, concat, gather_rows,
-              take_along):
+for _info in (constant, iota, size, broadcast, copy, reshape, transpose, slice_, concat,
+              gather_rows, take_along):
     cost_of(_info)(free)

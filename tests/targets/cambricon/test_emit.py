@@ -1,4 +1,4 @@
-"""Generic kernels as BANG C: the same text each time, tiles, double buffers, both ways of products."""
+"""Generic kernels as BANG C: the same text twice, tiles, double buffers, two ways of products."""
 
 import json
 import re

@@ -30,7 +30,8 @@ def folder(tmp_path_factory):
 def report(folder: Path, *flags: str) -> tuple[int, dict]:
     """Build and run: status and JSON."""
     subprocess.run(["g++", "-x", "c++", "-std=c++17", "-w", "-O1", "-fno-strict-aliasing",
-                    "-DFIRSTLIGHT_LAUNCHERS", f"-I{PLAIN}", *flags, "selftest.mlu", "-o", "selftest"],
+                    "-DFIRSTLIGHT_LAUNCHERS", f"-I{PLAIN}", *flags, "selftest.mlu", "-o",
+                    "selftest"],
                    cwd=folder, check=True)
     done = subprocess.run(["./selftest"], cwd=folder, capture_output=True, text=True)
     return done.returncode, json.loads(done.stdout)
