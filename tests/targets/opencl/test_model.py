@@ -84,7 +84,7 @@ def test_sessions_are_apart_and_can_be_saved(model: Model, tmp_path: Path) -> No
 def test_the_trained_example_gives_its_tokens(tiny_checkpoint: Path, tiny_folder: Path,
                                               tmp_path: Path) -> None:
     compile_checkpoint(tiny_checkpoint, tmp_path / "artifact",
-                       CompileOptions(target="opencl", context=256, chunk=16))
+                       CompileOptions(target="opencl", context=512, chunk=16))
     with load(tmp_path / "artifact") as model:
         for prompt in json.loads((tiny_folder / "expected.json").read_text())["prompts"]:
             tokens = list(model.session().generate(
