@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from firstlight.codegen.nests.nodes import Node
 from firstlight.codegen.nests.program import Axis, Nest
 from firstlight.targets.cambricon.text import TYPES, WIDTHS, Room, Size, Writer, atom, times
-from firstlight.targets.cambricon.values import Value
+from firstlight.targets.cambricon.tiles import Value
+from firstlight.targets.cambricon.values import Values
 
 if TYPE_CHECKING:
     from firstlight.targets.cambricon.body import Body
@@ -86,10 +87,7 @@ class Ahead:
             for bank in some:
                 self.body.out.nram.give(bank.room)
 
-    def _bank(self, values: object, load: Node) -> Bank:
-        from firstlight.targets.cambricon.values import Values
-
-        assert isinstance(values, Values)
+    def _bank(self, values: Values, load: Node) -> Bank:
         element, axes = values.layout(load)
         nbytes = -(-values.most(axes) * WIDTHS[element] // 64) * 64
         return Bank(load, element, axes, self.body.out.nram.take(2 * nbytes), nbytes)

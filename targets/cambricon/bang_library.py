@@ -190,6 +190,7 @@ def arrays(path: Path) -> str:
         for at in range(section[4], section[4] + section[5], 24):
             name, kind, _, place, value, nbytes = struct.unpack_from("<IBBHQQ", data, at)
             space = SPACES.get(titles[place]) if place < len(titles) else None
-            if space and kind & 15 == 1 and word(section[6], name) != "bang_tail":
+            # the linker's own __TMC_END__ may fall on an array: it has no bytes
+            if space and kind & 15 == 1 and nbytes and word(section[6], name) != "bang_tail":
                 lines.append(f"{space} {value} {nbytes}")
     return "".join(f"{line}\n" for line in sorted(set(lines)))

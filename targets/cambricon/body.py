@@ -13,10 +13,12 @@ from firstlight.codegen.nests.program import Axis, Nest, Program, Repeat, Select
 from firstlight.codegen.nests.schedule import Tile, tiles
 from firstlight.targets.cambricon.ahead import Ahead, Deal
 from firstlight.targets.cambricon.chips import Chip
+from firstlight.targets.cambricon.codes import Tables
 from firstlight.targets.cambricon.legal import Legal
 from firstlight.targets.cambricon.scalars import Place, Scalars
 from firstlight.targets.cambricon.text import Size, Writer, atom, times
-from firstlight.targets.cambricon.values import Value, Values
+from firstlight.targets.cambricon.tiles import Value
+from firstlight.targets.cambricon.values import Values
 
 NEUTRAL = {("sum", "float32"): "0.0f", ("sum", "int32"): "0",
            ("max", "float32"): "fl_as_float32(0xff800000u)", ("max", "int32"): "(-2147483647 - 1)"}
@@ -79,6 +81,7 @@ class Body:
     places: dict[str, Place]
     budget: int
     matrix: bool
+    tables: Tables
     extents: dict[str, Size] = field(default_factory=dict)
     tile_axes: tuple[Axis, ...] = ()
 
@@ -136,17 +139,18 @@ class Body:
                 "int32", scalars.text(axis.valid))
         return found
 
-    def values(self, nest: Nest, axes: tuple[Axis, ...], at: dict[str, str],
+    def values(self, nest: Nest | None, axes: tuple[Axis, ...], at: dict[str, str],
                acc: Value | None = None) -> Values:
-        """A writer of tiles over `axes`, in this order."""
-        most = {a.name: a.length - 1 for a in (*nest.axes, *(a for p in nest.parts for a in p.axes))
-                if a.length is not None}
+        """A writer of tiles over `axes`, in this order; they need not be a nest's."""
+        known = [*axes, *nest.axes, *(a for p in nest.parts for a in p.axes)] if nest else axes
+        most = {a.name: a.length - 1 for a in known if a.length is not None}
         legal = Legal(frozenset(a.name for a in axes), self.chip.division, most,
-                      acc is not None and bool(acc.axes))
+                      acc is not None and bool(acc.axes), tables=True)
         scalars = Scalars(self.out, self.places, at)
         if acc is not None and not acc.axes:
             scalars.acc = acc.text
-        return Values(self.out, self.places, axes, self.extents, scalars, legal, acc)
+        return Values(self.out, axes, self.extents, self.chip.segments, self.places, scalars,
+                      legal=legal, tables=self.tables, acc=acc)
 
     def tile(self, tile: Tile) -> None:
         """The rounds of one tile: read, compute, write."""

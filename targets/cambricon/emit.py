@@ -12,6 +12,7 @@ from firstlight.codegen.target import Source
 from firstlight.runtime.errors import FirstlightError
 from firstlight.targets.cambricon.body import Body
 from firstlight.targets.cambricon.chips import RESERVED, Chip
+from firstlight.targets.cambricon.codes import Tables, fill
 from firstlight.targets.cambricon.scalars import Place, Scalars
 from firstlight.targets.cambricon.text import ALIGN, TYPES, WIDTHS, Writer
 
@@ -37,15 +38,16 @@ def source(chip: Chip, kernel: Kernel, matrix: bool = True) -> Source:
     for budget in BUDGETS:
         writer = Writer(kernel.name, frozenset(names))
         text, workspace = _function(steps, names, chip, writer, budget, matrix)
-        if writer.nram.most <= chip.nram - RESERVED and writer.wram <= chip.wram:
+        used = writer.nram.most + writer.tables
+        if used <= chip.nram - RESERVED and writer.wram <= chip.wram:
             files = {f"{kernel.name}.mlu": text.encode(), HEADER: HELPERS.encode()}
             launch = {"type": "union1", "dim": [TASKS, 1, 1], "budget": budget,
                       "workspace": workspace, "pointers": len(names)}
             return Source(files, kernel.name, launch,
-                          {"nram_bytes": writer.nram.most, "wram_bytes": writer.wram})
+                          {"nram_bytes": used, "wram_bytes": writer.wram})
     raise FirstlightError(
         "F408", f"{kernel.name} does not fit", where=kernel.name,
-        why=f"its smallest tile needs {writer.nram.most} bytes of NRAM; the chip has "
+        why=f"its smallest tile needs {used} bytes of NRAM; the chip has "
             f"{chip.nram - RESERVED}", try_="cut the op's longest axis")
 
 
@@ -69,8 +71,12 @@ def _function(steps: Program, names: Sequence[str], chip: Chip, writer: Writer, 
         size = make("mul", "int32", memory.elements, const(WIDTHS[memory.dtype]))
         end = make("add", "int32", end, make("floordiv", "int32", make(
             "add", "int32", size, const(ALIGN - 1)), const(ALIGN)))
-    body = Body(steps, chip, writer, places, budget, matrix)
+    body = Body(steps, chip, writer, places, budget, matrix, Tables(steps.name))
+    before, writer.lines = writer.lines, []
     body.steps(steps.steps)
+    after, writer.lines = writer.lines, []
+    fill(body)
+    writer.lines, writer.tables = [*before, *writer.lines, *after], body.tables.size
     heads = [f"{TYPES[dtype]} *{name}"
              for name, (_, dtype) in zip(names, steps.pointers, strict=True)]
     end = make("mul", "int32", end, const(ALIGN))
@@ -79,6 +85,7 @@ def _function(steps: Program, names: Sequence[str], chip: Chip, writer: Writer, 
     return "\n".join([
         f'#include "{HEADER}"', "",
         *[f"__nram__ uint8_t {name}_nram[{writer.nram.most}];"] * bool(writer.nram.most),
+        *[f"__nram__ uint8_t {name}_tables[{writer.tables}];"] * bool(writer.tables),
         *[f"__wram__ float {name}_wram[{writer.wram // 4}];"] * bool(writer.wram), "",
         f'extern "C" __mlu_global__ void {name}({parameters}) {{', *writer.lines, "}", "",
         f"int64_t {name}_workspace(int64_t S) {{", f"    return {_host(end)};", "}", "",

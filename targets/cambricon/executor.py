@@ -62,13 +62,13 @@ class BangExecutor:
                                   why=problem, try_="read the kernel at that line")
 
     def outcome(self, symbol: str, buffers: Sequence[Array], tokens: int,
-                settings: Settings) -> Outcome:
-        """The same with other settings, and without an error."""
+                settings: Settings, seconds: float = 600) -> Outcome:
+        """The same with other settings, and without an error; F479 after so many seconds."""
         launch = self.sources[symbol].launch
         return machine().launch(
             self.libraries[symbol], symbol, TYPES[launch["type"]], launch["dim"],
             [*buffers, *self._workspace(symbol, tokens), np.int32(tokens)],
-            replace(settings, arch=self.chip.arch))
+            replace(settings, arch=self.chip.arch), seconds)
 
     def _workspace(self, symbol: str, tokens: int) -> list[Array]:
         """Memory without a value: the kernel must write what it reads."""

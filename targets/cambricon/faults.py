@@ -2,27 +2,17 @@
 
 A sync is left out by its line, without compiling anew: the call returns at once. The kernel is then
 run with all checks, and without them in every queue order and eight seeds, its cores in turns.
+`fault_sweep` does that with all kernels that a target emits.
 """
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
-import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from firstlight.targets.cambricon.bang_machine import ORDERS, Outcome, Settings
-
-if TYPE_CHECKING:
-    from firstlight.codegen.kernel import Kernel
-    from firstlight.codegen.target import Array
-    from firstlight.targets.cambricon.chips import Chip
 
 SEEDS = range(8)
 SYNC = re.compile(r"\b__sync\w*\s*\(")
@@ -65,40 +55,58 @@ def syncs(text: str) -> list[tuple[int, str]]:
             if SYNC.search(line)]
 
 
+@dataclass
+class Trial:
+    """A kernel on one input.
+
+    Attributes:
+        file: the name under which the text was compiled.
+        values: whether values are compared of what the detector has reported, too.
+    """
+
+    file: str
+    arch: int
+    run: Run
+    values: bool = False
+    _expected: dict[Settings, bytes] = field(default_factory=dict)
+
+    def alarm(self) -> str:
+        """What is said about the whole kernel."""
+        said = (self.run(way)[0].problem for way in self._checked())
+        return next(filter(None, said), "")
+
+    def without(self, line: int, text: str) -> Fault:
+        """The sync in this line left out."""
+        said, reached, changes = "", False, []
+        for way in self._checked():
+            outcome, _ = self.run(replace(way, without=(self.file, line)))
+            said, reached = said or outcome.problem, reached or outcome.left_out
+            if said and not self.values:
+                return Fault(line, text, True, said, ())
+        for way in self._unchecked() if reached else ():
+            if way not in self._expected:
+                self._expected[way] = self.run(way)[1]
+            outcome, got = self.run(replace(way, without=(self.file, line)))
+            if got != self._expected[way] or outcome.problem:
+                changes.append(f"{way.order}, seed {way.seed}")
+        return Fault(line, text, reached, said, tuple(changes))
+
+    def _checked(self) -> list[Settings]:
+        return [Settings(self.arch, order, 0, serial=True) for order in ORDERS]
+
+    def _unchecked(self) -> list[Settings]:
+        return [Settings(self.arch, order, seed, check=False, serial=True)
+                for order in ORDERS for seed in SEEDS]
+
+
 def seeded(file: str, text: str, arch: int, run: Run) -> tuple[str, list[Fault]]:
-    """What is said about the whole kernel (a false alarm), and all its faults.
+    """What is said about the whole kernel (a false alarm), and all its faults on one input.
 
     Args:
         file: the name under which the text was compiled.
     """
-    plain = Settings(arch, serial=True)
-    ways = [replace(plain, order=order, seed=seed, check=False)
-            for order in ORDERS for seed in SEEDS]
-    alarms = [run(replace(plain, order=order, seed=0))[0].problem for order in ORDERS]
-    expected = [run(way)[1] for way in ways]
-    faults = []
-    for line, call in syncs(text):
-        outcomes = [run(replace(plain, order=order, seed=0, without=(file, line)))[0]
-                    for order in ORDERS]
-        reached = any(o.left_out for o in outcomes)
-        changes = []
-        for way, right in zip(ways, expected, strict=True) if reached else ():
-            outcome, got = run(replace(way, without=(file, line)))
-            if got != right or outcome.problem:
-                changes.append(f"{way.order}, seed {way.seed}")
-        said = next((o.problem for o in outcomes if o.problem), "")
-        faults.append(Fault(line, call, reached, said, tuple(changes)))
-    return next((a for a in alarms if a), ""), faults
-
-
-def merged(before: tuple[str, list[Fault]] | None, alarm: str,
-           faults: list[Fault]) -> tuple[str, list[Fault]]:
-    """What several runs of one kernel have shown together."""
-    if before is None:
-        return alarm, faults
-    return before[0] or alarm, [
-        Fault(a.line, a.text, a.reached or b.reached, a.said or b.said, a.changes + b.changes)
-        for a, b in zip(before[1], faults, strict=True)]
+    trial = Trial(file, arch, run, values=True)
+    return trial.alarm(), [trial.without(line, call) for line, call in syncs(text)]
 
 
 def summary(kernels: Mapping[str, tuple[str, Sequence[Fault]]]) -> dict[str, Any]:
@@ -123,52 +131,3 @@ def summary(kernels: Mapping[str, tuple[str, Sequence[Fault]]]) -> dict[str, Any
     document["total"] = {**total, "caught_of_those_that_matter":
                          round(total["caught"] / judged, 4) if judged else None}
     return document
-
-
-def emitted(target: str, ops: Sequence[str]) -> dict[str, Any]:
-    """Faults of every kernel that a target emits for the kit's cases, each at all its sizes."""
-    from firstlight.targets import available
-    from firstlight.targets.cambricon.executor import BangExecutor
-    from firstlight.targets.conform.kit import conform
-
-    folder = Path(tempfile.mkdtemp(prefix="firstlight-faults-"))    # the kit runs units in forks
-
-    class Seeding(BangExecutor):
-        """Runs a kernel as ever, and the first time at each size with all its faults."""
-
-        def run(self, symbol: str, buffers: Sequence[Array], tokens: int) -> None:
-            note = folder / f"{symbol}.{tokens}.json"
-            if not note.exists():
-                file = f"{symbol}.mlu"
-
-                def on_copies(settings: Settings) -> tuple[Outcome, bytes]:
-                    copies = [b.copy() for b in buffers]
-                    outcome = self.outcome(symbol, copies, tokens, settings)
-                    return outcome, b"".join(c.tobytes() for c in copies)
-
-                alarm, faults = seeded(file, self.sources[symbol].files[file].decode(),
-                                       self.chip.arch, on_copies)
-                note.write_text(json.dumps([alarm, [asdict(f) for f in faults]]))
-            super().run(symbol, buffers, tokens)
-
-    whole = available().targets[target]
-    emulate = whole.emulate
-    assert isinstance(emulate, partial), "the target's chip is its first argument"
-    chip: Chip = emulate.args[0]
-
-    def seeding(kernels: Mapping[str, Kernel], scratch: Path) -> Seeding:
-        return Seeding(chip, {n: whole.emit(k) for n, k in kernels.items()}, scratch)
-
-    conform(replace(whole, emulate=seeding), "run", ops, limit=24 * 3600)
-    found: dict[str, tuple[str, list[Fault]]] = {}
-    for note in sorted(folder.glob("*.json")):
-        alarm, faults = json.loads(note.read_text())
-        name = note.name.partition(".")[0]
-        found[name] = merged(found.get(name), alarm, [
-            Fault(**{**f, "changes": tuple(f["changes"])}) for f in faults])
-    shutil.rmtree(folder)
-    return summary(found)
-
-
-if __name__ == "__main__":      # TARGET [OP ...] -> the report
-    print(json.dumps(emitted(sys.argv[1], sys.argv[2:]), indent=1))

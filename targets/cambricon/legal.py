@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from firstlight.codegen.nests.nodes import INTEGERS, Node, const, make, rebuild
+from firstlight.targets.cambricon.codes import coded
 
 REAL, WHOLE = "float32", "int32"
 HALF_BITS = ~0xFFF
@@ -44,12 +45,15 @@ class Legal:
     Attributes:
         division: whether the chip divides vectors; else a reciprocal is corrected.
         most: least upper bound of an index axis, by name.
+        tables: whether codes are decoded by tables.
     """
 
     axes: frozenset[str]
     division: bool
     most: dict[str, int]
     accumulates: bool = False
+    tables: bool = False
+    leaves: dict[Node, frozenset[Node]] = field(default_factory=dict)
     done: dict[Node, Node] = field(default_factory=dict)
     seen: dict[Node, bool] = field(default_factory=dict)
 
@@ -72,6 +76,11 @@ class Legal:
             return node
         if node.op == "load":
             return node
+        if self.tables:
+            extents = {a: self.most[a] + 1 for a in self.axes if a in self.most}
+            table = coded(node, extents, self.leaves)
+            if table is not None:
+                return table
         bf16 = _bf16(node)
         if bf16 is not None:
             return bf16

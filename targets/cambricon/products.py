@@ -12,7 +12,8 @@ from firstlight.codegen.nests.nodes import Node, walk
 from firstlight.codegen.nests.program import Axis, Nest
 from firstlight.codegen.nests.schedule import Tile
 from firstlight.targets.cambricon.text import Size, times
-from firstlight.targets.cambricon.values import Value, Values
+from firstlight.targets.cambricon.tiles import Held, Value
+from firstlight.targets.cambricon.values import Values
 
 if TYPE_CHECKING:
     from firstlight.targets.cambricon.body import Body
@@ -120,8 +121,6 @@ class Product:
 
     def room(self, floats: int) -> Value:
         """A place for so many floats."""
-        from firstlight.targets.cambricon.values import Held
-
         room = self.out.nram.take(floats * 4)
         return Value(self.out.pointer("float32", room), "float32", ("matrix",), Held(room, 1))
 

@@ -8,7 +8,7 @@ from firstlight.codegen.nests.linear import linear
 from firstlight.codegen.nests.nodes import Node, const, make, substitute, var, walk
 from firstlight.codegen.nests.program import Axis, Nest, Selection
 from firstlight.targets.cambricon.scalars import Scalars
-from firstlight.targets.cambricon.values import Value
+from firstlight.targets.cambricon.tiles import Value
 
 if TYPE_CHECKING:
     from firstlight.targets.cambricon.body import Body

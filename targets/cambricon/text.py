@@ -107,6 +107,7 @@ class Writer:
     count: int = 0
     nram: Nram = field(default_factory=Nram)
     wram: int = 0
+    tables: int = 0
 
     def line(self, text: str) -> None:
         """A line at the current depth."""
