@@ -23,19 +23,19 @@ __all__ = ["NATIVE", "TARGETS", "detect"]
 # What each level of the x86-64 psABI adds, in the spelling of /proc/cpuinfo.
 V3 = ("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe")
 V4 = (*V3, "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl")
+VNNI = (*V4, "avx512_vnni", "avx512vbmi")
 FP4 = "fp4e2m1/32:ue8m0"
 FP8 = "fp8e4m3/128x128:ue8m0"
 
 
-def _x86(level: str, features: tuple[str, ...], lanes: int) -> Target:
-    march = f"x86-64-{level}"
+def _x86(name: str, summary: str, features: tuple[str, ...], lanes: int, integers: str,
+         march: str, *attributes: str) -> Target:
     # LLVM spills 512-bit vectors unless it is told that they are welcome
-    code = Code({"mcpu": march, "vector-width": 32 * lanes}, march)
+    code = Code({"mcpu": march, "vector-width": 32 * lanes}
+                | ({"mattr": list(attributes)} if attributes else {}), march)
     requires = {"arch": "x86_64", "features": sorted(features)}
-    return cpu_target(
-        f"cpu-{march}", f"x86-64 CPUs with {'AVX-512' if level == 'v4' else 'AVX2 and FMA'}",
-        code, lanes, requires, partial(_run_here, code, requires), fast=True,
-    )
+    return cpu_target(name, f"x86-64 CPUs with {summary}", code, lanes, requires,
+                      partial(_run_here, code, requires), integers=integers)
 
 
 def _run_here(code: Code, requires: Mapping[str, Any], kernels: Mapping[str, Kernel],
@@ -67,8 +67,10 @@ RISC_V = Code({"mtriple": "riscv64-linux-gnu", "mcpu": "generic-rv64", "mabi": "
                "mattr": ["+m", "+a", "+f", "+d", "+c", "+v"]}, "rv64gcv", _settled)
 
 TARGETS = (
-    _x86("v3", V3, 8),
-    _x86("v4", V4, 16),
+    _x86("cpu-x86-64-v3", "AVX2 and FMA", V3, 8, "maddubs", "x86-64-v3"),
+    _x86("cpu-x86-64-v4", "AVX-512", V4, 16, "maddubs", "x86-64-v4"),
+    _x86("cpu-x86-64-v4-vnni", "AVX-512 and VNNI (Ice Lake, Zen 4 and later)", VNNI, 16, "vnni",
+         "x86-64-v4", "+avx512vnni", "+avx512vbmi"),
     # FP4 is decoded by an instruction of x86
     _foreign("cpu-aarch64", "64-bit Arm CPUs with dotprod", ARM, "aarch64",
              ("asimd", "asimddp"), (FP4,)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import mmap
 import re
 import shutil
 import struct
@@ -62,8 +63,15 @@ def emulate(code: Code, kernels: Mapping[str, Kernel], folder: Path) -> Emulated
     return Emulated([*command, str(program)], sorted(kernels))
 
 
+CHANGED, READ, KEEP, KEPT = range(4)
+"""What the server does with a buffer; see server.c."""
+
+
 class Emulated:
-    """A `firstlight.codegen.target.Executor` in a process under qemu. server.c has the protocol."""
+    """A `firstlight.codegen.target.Executor` in a process under qemu. server.c has the protocol.
+
+    An array over a file mapped for reading cannot change: it is sent once, and the server keeps it.
+    """
 
     def __init__(self, command: Sequence[str], kernels: Sequence[str]) -> None:
         self._index = {name: i for i, name in enumerate(kernels)}
@@ -75,6 +83,7 @@ class Emulated:
         assert process.stdin is not None
         assert process.stdout is not None
         self._process, self._send, self._answer = process, process.stdin, process.stdout
+        self._kept: dict[int, tuple[int, NDArray[Any]]] = {}
         self.close = weakref.finalize(self, _end, process)
 
     def run(self, symbol: str, buffers: Sequence[NDArray[Any]], tokens: int) -> None:
@@ -82,9 +91,7 @@ class Emulated:
         try:
             self._send.write(struct.pack("<3q", self._index[symbol], tokens, len(buffers)))
             for buffer in buffers:
-                back = buffer.flags.writeable       # weights often are not
-                self._send.write(struct.pack("<q", buffer.nbytes if back else ~buffer.nbytes))
-                self._send.write(np.ascontiguousarray(buffer).tobytes())
+                self._give(buffer)
             self._send.flush()
             (length,) = struct.unpack("<q", _exactly(self._answer, 8))
             if length:
@@ -98,6 +105,29 @@ class Emulated:
             status = self._process.returncode
             self._start()       # one kernel ended it; the others can still be called
             raise RuntimeError(f"{symbol}: the emulated process ended with {status}") from error
+
+
+    def _give(self, buffer: NDArray[Any]) -> None:
+        if found := self._kept.get(id(buffer)):
+            self._send.write(struct.pack("<2q", KEPT, found[0]))
+            return
+        kind = CHANGED if buffer.flags.writeable else KEEP if _of_file(buffer) else READ
+        if kind == KEEP:        # with the array, whose id is its own as long as it lives
+            self._kept[id(buffer)] = len(self._kept), buffer
+        self._send.write(struct.pack("<2q", kind, buffer.nbytes))
+        self._send.write(np.ascontiguousarray(buffer).tobytes())
+
+
+def _of_file(buffer: NDArray[Any]) -> bool:
+    """Whether its memory is a mapping that nobody writes to."""
+    base: Any = buffer
+    while isinstance(base, np.ndarray):
+        if base.flags.writeable:
+            return False
+        base = base.base
+    if isinstance(base, memoryview):
+        base = base.obj
+    return isinstance(base, mmap.mmap)
 
 
 def _exactly(stream: BinaryIO | Any, nbytes: int) -> bytes:

@@ -26,7 +26,7 @@ NATIVE = frozenset({
 def cpu_target(
     name: str, summary: str, code: Code, lanes: int, requires: Mapping[str, Any],
     emulate: Callable[[Mapping[str, Kernel], Path], Executor | None],
-    tools: Callable[[], Sequence[Tool]] = tuple, leave: Sequence[str] = (), fast: bool = False,
+    tools: Callable[[], Sequence[Tool]] = tuple, leave: Sequence[str] = (), integers: str = "",
 ) -> Target:  # fmt: skip
     """A target of the family.
 
@@ -34,26 +34,26 @@ def cpu_target(
         lanes: float32 in a vector of its hand-written kernels.
         tools: beside the C compiler.
         leave: codecs whose weights the hand-written kernels leave to the generic ones.
-        fast: whether it has the instructions of the integer kernels (numerics `fast`).
+        integers: the instructions of numerics `fast`, by their name in `kernels.activations`.
     """
     return Target(
         name=name, summary=summary, tier="A",
         capabilities=Capabilities(native=NATIVE, vector_bytes=4 * lanes),
         requires=requires, emit=code.emit, build=code.build, runner=code.runner, emulate=emulate,
         launcher="cpu", overrides=lambda: _hand_written(lanes, leave),
-        fast=(lambda: _hand_written(lanes, leave, True)) if fast else None, packer=TilePacker(),
-        tools=lambda: (_compiler(), *tools()), versions=_versions,
+        fast=(lambda: _hand_written(lanes, leave, integers)) if integers else None,
+        packer=TilePacker(), tools=lambda: (_compiler(), *tools()), versions=_versions,
     )
 
 
-def _hand_written(lanes: int, leave: Sequence[str], fast: bool = False) -> Mapping[str, Override]:
+def _hand_written(lanes: int, leave: Sequence[str], integers: str = "") -> Mapping[str, Override]:
     from firstlight.targets.cpu.overrides import overrides
 
     def fitting(override: Override) -> Override:
         return lambda name, op, tokens: (
             None if _codecs(op) & set(leave) else override(name, op, tokens))
 
-    return {name: fitting(override) for name, override in overrides(lanes, fast).items()}
+    return {name: fitting(override) for name, override in overrides(lanes, integers).items()}
 
 
 def _codecs(op: Op) -> set[str]:

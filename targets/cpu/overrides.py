@@ -27,12 +27,20 @@ SMALL = ("f32", "bf16", "f16")      # how small vectors (norms, biases, sinks) m
 Factory = Callable[[str, Op, int, int], "Kernel | None"]
 
 
-def overrides(lanes: int, fast: bool = False) -> dict[str, Override]:
-    """The table of a machine with vectors of `lanes` float32; `fast` as `--numerics fast`."""
+def overrides(lanes: int, integers: str = "") -> dict[str, Override]:
+    """The table of a machine with vectors of `lanes` float32.
+
+    `integers` under `--numerics fast`: the name of its instructions in `kernels.activations`.
+    """
     def bound(factory: Factory) -> Override:
         return lambda name, op, tokens: factory(name, op, tokens, lanes)
 
-    factories = {**FACTORIES, **(FAST if fast else {})}
+    def in_integers(factory: Factory) -> Factory:
+        return partial(factory, integers=integers)
+
+    factories = {**FACTORIES}
+    if integers:
+        factories |= {name: in_integers(factory) for name, factory in PRODUCTS.items()}
     return {name: bound(factory) for name, factory in factories.items()}
 
 
@@ -76,21 +84,21 @@ def _tokens(op: Op, tokens: int) -> int:
 
 # -- weight streaming ------------------------------------------------------------------------------
 
-def _linears(name: str, op: Op, tokens: int, lanes: int, fast: bool = False) -> Kernel | None:
+def _linears(name: str, op: Op, tokens: int, lanes: int, integers: str = "") -> Kernel | None:
     x, *ws = op.operands
     if any(_codec(w) not in FORMS for w in ws) or len(_inner(x)) != 1:
         return None
     segments = [(_shape(w)[0], _codec(w)) for w in ws]
-    return linear.linears(name, segments, _inner(x)[0], _tokens(op, tokens), lanes, fast)
+    return linear.linears(name, segments, _inner(x)[0], _tokens(op, tokens), lanes, integers)
 
 
-def _group_linear(name: str, op: Op, tokens: int, lanes: int, fast: bool = False) -> Kernel | None:
+def _group_linear(name: str, op: Op, tokens: int, lanes: int, integers: str = "") -> Kernel | None:
     x, w = op.operands
     groups, k = _inner(x)
     if _codec(w) not in FORMS:
         return None
     return linear.group_linear(name, groups, _shape(w)[0] // groups, k, _codec(w),
-                               _tokens(op, tokens), lanes, fast)
+                               _tokens(op, tokens), lanes, integers)
 
 
 def _embedding(name: str, op: Op, tokens: int, lanes: int) -> Kernel | None:
@@ -99,7 +107,7 @@ def _embedding(name: str, op: Op, tokens: int, lanes: int) -> Kernel | None:
         table) else None
 
 
-def _expert_ffn(name: str, op: Op, tokens: int, lanes: int, fast: bool = False) -> Kernel | None:
+def _expert_ffn(name: str, op: Op, tokens: int, lanes: int, integers: str = "") -> Kernel | None:
     _, index, _, w1, *_ = op.operands
     codecs = [_codec(w) for w in op.operands[3:]]
     if any(c not in FORMS for c in codecs):
@@ -109,7 +117,7 @@ def _expert_ffn(name: str, op: Op, tokens: int, lanes: int, fast: bool = False) 
     if shared != inner:
         return None
     return experts.expert_ffn(name, count, _inner(index)[0], d, inner, codecs,
-                              float(op.attrs["limit"]), _tokens(op, tokens), lanes, fast)
+                              float(op.attrs["limit"]), _tokens(op, tokens), lanes, integers)
 
 
 # -- vectors and state -----------------------------------------------------------------------------
@@ -226,8 +234,7 @@ FACTORIES: dict[str, Factory] = {
     "route_hash": _route_hash,
     "hyper_pre": _hyper_pre, "hyper_head": _hyper_head, "hyper_post": _hyper_post,
 }
-FAST: dict[str, Factory] = {
-    "expert_ffn": partial(_expert_ffn, fast=True),
-    "group_linear": partial(_group_linear, fast=True),
-    "linear": partial(_linears, fast=True), "linears": partial(_linears, fast=True),
+PRODUCTS: dict[str, Callable[..., Kernel | None]] = {
+    "expert_ffn": _expert_ffn, "group_linear": _group_linear, "linear": _linears,
+    "linears": _linears,
 }

@@ -9,7 +9,10 @@ import numpy as np
 from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.tvm_bridge import compile_module
 
-OPTIONS = {8: {"mcpu": "x86-64-v3"}, 16: {"mcpu": "x86-64-v4"}}
+VNNI = "vnni"
+OPTIONS = {8: {"mcpu": "x86-64-v3"}, 16: {"mcpu": "x86-64-v4"},
+           VNNI: {"mcpu": "x86-64-v4", "vector-width": 512,
+                  "mattr": ["+avx512vnni", "+avx512vbmi"]}}
 LANES = [8, 16] if "avx512vl" in Path("/proc/cpuinfo").read_text() else [8]
 """Vector widths whose instructions this machine has."""
 
@@ -26,7 +29,7 @@ def aligned(array: np.ndarray) -> np.ndarray:
 class Compiled:
     """A kernel that can be called; `lanes` picks the instruction set it is compiled for."""
 
-    def __init__(self, kernel: Kernel, lanes: int = 8) -> None:
+    def __init__(self, kernel: Kernel, lanes: int | str = 8) -> None:
         self.name = kernel.name
         self.module = compile_module({kernel.name: kernel.func}, OPTIONS[lanes])
         self.function = (

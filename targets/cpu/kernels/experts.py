@@ -13,7 +13,8 @@ from typing import Any
 
 from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.tvm_bridge import T, prim_func
-from firstlight.targets.cpu.kernels.gemv import Vectors, x_copy
+from firstlight.targets.cpu.kernels.activations import Rows, Vectors, rows_of
+from firstlight.targets.cpu.kernels.gemv import x_copy
 from firstlight.targets.cpu.kernels.layouts import PLAIN, TILE
 from firstlight.targets.cpu.kernels.linear import store_rows
 from firstlight.targets.cpu.kernels.micro import Weight, swiglu, zeros
@@ -21,7 +22,6 @@ from firstlight.targets.cpu.kernels.panel import (
     STRIP,
     Strip,
     each_tile,
-    multiply,
     part_buffer,
 )
 from firstlight.targets.cpu.kernels.schedule import parallel_by_bytes
@@ -30,7 +30,7 @@ from firstlight.targets.cpu.kernels.vecmath import Expr, get, put, spread
 
 def expert_ffn(
     name: str, experts: int, chosen: int, d: int, inner: int, codecs: Sequence[str], limit: float,
-    tokens: int, lanes: int, fast: bool = False,
+    tokens: int, lanes: int, integers: str = "",
 ) -> Kernel:  # fmt: skip
     """x [S, D], index [S, A] i32, weights [S, A], w1 w3 w2 s1 s3 s2 -> y [S, D].
 
@@ -41,7 +41,7 @@ def expert_ffn(
         limit: clamp of gate and up.
         tokens: 1 for the matrix-vector version (S is 1), else the largest S.
         lanes: f32 per vector, 8 or 16.
-        fast: vectors of a single token are rounded to 14 bits for weights of four bits (limbs.py).
+        integers: a key of `activations.VECTORS`: with what products of few bits are made.
     """
     up, down = (inner, d), (d, inner)
     shapes = [(experts, *up), (experts, *up), (experts, *down), (1, *up), (1, *up), (1, *down)]
@@ -58,9 +58,10 @@ def expert_ffn(
             weight.bind(pointers[: len(own)])
             del pointers[: len(own)]
         if tokens == 1:
-            _vector(x, index, gates, weights, y, chosen, limit, lanes, fast)
+            _vector(x, index, gates, weights, y, chosen, limit, lanes, integers)
         else:
-            _matrix(x, index, gates, weights, y, count, chosen, tokens, limit, lanes)
+            _matrix(x, index, gates, weights, y, count, chosen, tokens, limit, lanes,
+                    integers)
 
     operands = [("x", "float32"), ("index", "int32"), ("weights", "float32")]
     pointers = [*operands, *(p for own in names for p in own), ("y", "float32")]
@@ -72,13 +73,13 @@ def expert_ffn(
 
 def _vector(
     x: Any, index: Any, gates: Any, weights: Sequence[Weight], y: Any, chosen: int, limit: float,
-    lanes: int, fast: bool,
+    lanes: int, integers: str,
 ) -> None:  # fmt: skip
     w1, w3, w2, s1, s3, s2 = weights
     ups = (w1, w3, s1, s3)
-    given = Vectors(x_copy(x, 1, w1.k, ups, lanes), 1, ups, fast).fill()
-    routed = Vectors(_hidden_vectors(w2, chosen, lanes), chosen, [w2], fast)
-    shared = Vectors(_hidden_vectors(s2, 1, lanes), 1, [s2], fast)
+    given = Vectors(x_copy(x, 1, w1.k, ups, lanes), 1, ups, integers).fill()
+    routed = Vectors(_hidden_vectors(w2, chosen, lanes), chosen, [w2], integers)
+    shared = Vectors(_hidden_vectors(s2, 1, lanes), 1, [s2], integers)
 
     def routed_up(i: Expr) -> None:
         slot = T.bind(T.truncdiv(i, T.int32(w1.tiles)))
@@ -140,19 +141,20 @@ def _store_swiglu(
 
 def _matrix(
     x: Any, index: Any, gates: Any, weights: Sequence[Weight], y: Any, count: Expr, chosen: int,
-    tokens: int, limit: float, lanes: int,
+    tokens: int, limit: float, lanes: int, integers: str,
 ) -> None:  # fmt: skip
     w1, w3, w2, s1, s3, s2 = weights
-    width = w1.tiles * TILE
-    routed = T.alloc_buffer((tokens * chosen, width), "float32")
-    shared = T.alloc_buffer((tokens, width), "float32")
-    groups = _Groups(index, count, chosen, w1.count, tokens)
     most = tokens * chosen
+    routed, shared = (
+        Rows(_hidden_rows(w, rows, used), rows, [w], integers, used)
+        for w, rows, used in ((w2, most, count * chosen), (s2, tokens, count)))
+    groups = _Groups(index, count, chosen, w1.count, tokens)
+    given = rows_of(x, tokens, w1.k, (w1, w3, s1, s3), integers, count, lanes)
 
     def shared_up(i: Expr) -> None:
         _swiglu_strip(
-            s1, s3, i, 0, x, lambda r: r, count, tokens, limit, lanes,
-            lambda r, value, at: put(shared, value, r, at, lanes=lanes),
+            s1, s3, i, 0, given, lambda r: r, count, tokens, limit, lanes,
+            lambda r, value, at: put(shared.x, value, r, at, lanes=lanes),
         )  # fmt: skip
 
     per = _pair_tiles(w1)
@@ -167,15 +169,27 @@ def _matrix(
 
         def keep(r: Expr, value: Expr, at: Expr) -> None:
             gate = T.broadcast(gates[groups.order[first + r]], lanes)
-            put(routed, value * gate, first + r, at, lanes=lanes)
+            put(routed.x, value * gate, first + r, at, lanes=lanes)
 
         size = T.bind(groups.starts[expert + 1] - first)
         _swiglu_strip(
-            w1, w3, strip, expert, x, lambda r: groups.token(first + r), size, most, limit, lanes,
+            w1, w3, strip, expert, given, lambda r: groups.token(first + r), size, most, limit,
+            lanes,
             keep,
         )  # fmt: skip
 
-    _down(w2, s2, groups, routed, shared, y, count, most, lanes)
+    _down(w2, s2, groups, routed.fill(), shared.fill(), y, count, most, lanes)
+
+
+def _hidden_rows(down: Weight, rows: int, used: Expr) -> Any:
+    """Like `_hidden_vectors`, for many tokens of which `used` are there."""
+    written = -(-down.k // TILE) * TILE
+    width = max(written, down.padded)
+    hidden = T.alloc_buffer((rows, width), "float32")
+    if width > written:
+        with T.serial(used) as r, T.serial(width - written) as i:
+            T.buffer_store(hidden, T.float32(0), [r, written + i])
+    return hidden
 
 
 class _Groups:
@@ -220,7 +234,7 @@ def _pair_tiles(weight: Weight) -> int:
 
 
 def _swiglu_strip(
-    gate: Weight, up: Weight, strip: Expr, expert: Expr, x: Any, row: Callable[[Expr], Expr],
+    gate: Weight, up: Weight, strip: Expr, expert: Expr, x: Rows, row: Callable[[Expr], Expr],
     count: Expr, most: int, limit: float, lanes: int, keep: Callable[[Expr, Expr, Expr], None],
 ) -> None:  # fmt: skip
     """swiglu(gate x, up x) for one strip of rows and `count` tokens; keep(r, vector, column)."""
@@ -228,7 +242,7 @@ def _swiglu_strip(
     first, base = T.bind(strip * per), T.bind(expert * gate.tiles)
     part = part_buffer(most, 2 * per)
     pair = [Strip(w, per, base + first, base + (gate.tiles - 1)) for w in (gate, up)]
-    multiply(pair, x, row, count, part, lanes)
+    x.multiply(pair, row, count, part, lanes)
 
     def visit(r: Expr, tile: Expr, column: int) -> None:
         for h in range(0, TILE, lanes):
@@ -240,7 +254,7 @@ def _swiglu_strip(
 
 
 def _down(
-    w2: Weight, s2: Weight, groups: _Groups, routed: Any, shared: Any, y: Any, count: Expr,
+    w2: Weight, s2: Weight, groups: _Groups, routed: Rows, shared: Rows, y: Any, count: Expr,
     most: int, lanes: int,
 ) -> None:  # fmt: skip
     """y = s2 shared, then += w2[e] routed in the order of experts; a strip of y has one owner."""
@@ -254,7 +268,7 @@ def _down(
         first = T.bind(strip * per)
         part = part_buffer(most, per)
         whole = Strip(s2, per, first, s2.tiles - 1)
-        multiply([whole], shared, lambda r: r, count, part, lanes)
+        shared.multiply([whole], lambda r: r, count, part, lanes)
         each_tile(s2, per, first, count, lambda r, t, c: keep(r, t, part, r, c, False))
         with T.serial(groups.active[0]) as j:
             expert = T.bind(groups.experts[j])
@@ -262,7 +276,7 @@ def _down(
             size = T.bind(groups.starts[expert + 1] - start)
             base = T.bind(expert * w2.tiles)
             piece = Strip(w2, per, base + first, base + (w2.tiles - 1))
-            multiply([piece], routed, lambda r: start + r, size, part, lanes)
+            routed.multiply([piece], lambda r: start + r, size, part, lanes)
             each_tile(
                 w2, per, first, size,
                 lambda r, t, c: keep(groups.token(start + r), t, part, r, c, True),

@@ -10,45 +10,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from firstlight.codegen.tvm_bridge import T
-from firstlight.targets.cpu.kernels import limbs
 from firstlight.targets.cpu.kernels.layouts import TILE
 from firstlight.targets.cpu.kernels.micro import Weight, zeros
 from firstlight.targets.cpu.kernels.vecmath import Cell, Expr, get, put, spread, sweep, tree
 
 
-class Vectors:
-    """Rows of activations as the tiles of some weights read them.
+def x_copy(x: Any, rows: Expr, k: int, weights: Sequence[Weight], lanes: int,
+           most: int = 0) -> Any:
+    """x[rows, k] as the tiles read it: up to the padded K of every weight, zeros behind k.
 
-    Args:
-        x: [rows, K] float32; behind K up to the padded K of every weight there must be zeros, as
-            `x_copy` and buffers of the kernel's own have.
-        fast: round them to integers for the weights of four bits.
+    `most` where `rows` is not a number.
     """
-
-    def __init__(self, x: Any, rows: int, weights: Sequence[Weight], fast: bool) -> None:
-        self.x = x
-        wanted = [w for w in weights if fast and w.codec in limbs.TABLES]
-        self._limbs = limbs.Limbs(rows, wanted[0].padded) if wanted else None
-
-    def fill(self) -> Vectors:
-        """To be called when x has its values."""
-        if self._limbs is not None:
-            self._limbs.fill(self.x)
-        return self
-
-    def tile(self, weight: Weight, tile: Expr, lanes: int, row: Expr = 0) -> list[Expr]:
-        """16 rows of W x[row] as ``16 // lanes`` vectors."""
-        if self._limbs is not None and weight.codec in limbs.TABLES:
-            return limbs.limb_tile(weight, tile, self._limbs, lanes, row)
-        return gemv_tile(weight, tile, self.x, lanes, row)
-
-
-def x_copy(x: Any, rows: int, k: int, weights: Sequence[Weight], lanes: int) -> Any:
-    """x[rows, k] as the tiles read it: up to the padded K of every weight, zeros behind k."""
     padded = max(w.padded for w in weights)
     if padded == k:
         return x
-    copy = T.alloc_buffer((rows, padded), "float32")
+    copy = T.alloc_buffer((most or rows, padded), "float32")
     with T.serial(rows) as r:
         sweep(k, lanes, lambda i, n: put(copy, get(x, r, i, lanes=n), r, i, lanes=n))
         with T.serial(padded - k) as i:

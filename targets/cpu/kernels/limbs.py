@@ -52,6 +52,8 @@ class Limbs:
     float32 [rows, groups].
     """
 
+    CODECS = frozenset(TABLES)
+
     def __init__(self, rows: int, k: int) -> None:
         self.rows, self.groups = rows, -(-k // GROUP)
         self.patterns = T.alloc_buffer((rows * self.groups * QUADS * 2 * PATTERN,), "int8")
@@ -89,6 +91,10 @@ class Limbs:
                         order = [a, a + 1] * 4 + [a + 2, a + 3] * 4
                         put(self.patterns, T.Shuffle([narrow, narrow], order),
                             at + ((2 * i + quad) * 2 + limb) * PATTERN, lanes=PATTERN)
+
+    def tile(self, weight: Weight, tile: Expr, lanes: int, row: Expr = 0) -> list[Expr]:
+        """16 rows of W x[row]; see `limb_tile`."""
+        return limb_tile(weight, tile, self, lanes, row)
 
     def pattern(self, row: Expr, quad: Expr, limb: int, lanes: int) -> Expr:
         """The bytes that a vector of weights is multiplied with."""

@@ -7,7 +7,8 @@ from typing import Any
 
 from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.tvm_bridge import T, prim_func
-from firstlight.targets.cpu.kernels.gemv import Vectors, x_copy
+from firstlight.targets.cpu.kernels.activations import Vectors, rows_of
+from firstlight.targets.cpu.kernels.gemv import x_copy
 from firstlight.targets.cpu.kernels.layouts import PLAIN, TILE, grouped
 from firstlight.targets.cpu.kernels.micro import Weight
 from firstlight.targets.cpu.kernels.panel import panel_work
@@ -17,7 +18,7 @@ from firstlight.targets.cpu.kernels.vecmath import Expr, get, put
 
 def linears(
     name: str, segments: Sequence[tuple[int, str]], k: int, tokens: int, lanes: int,
-    fast: bool = False,
+    integers: str = "",
 ) -> Kernel:  # fmt: skip
     """x [S, K], weights [N_i, K] -> y_i [S, N_i].
 
@@ -26,27 +27,27 @@ def linears(
         k: columns of all weights.
         tokens: 1 for the matrix-vector version (S is 1), else the largest S.
         lanes: f32 per vector, 8 or 16.
-        fast: a single token is rounded to 14 bits for weights of four bits (limbs.py).
+        integers: a key of `activations.VECTORS`: with what products of few bits are made.
     """
     weights = [Weight(codec, 1, n, k) for n, codec in segments]
-    return _kernel(name, weights, 1, k, tokens, lanes, PLAIN, fast)
+    return _kernel(name, weights, 1, k, tokens, lanes, PLAIN, integers)
 
 
 def group_linear(
     name: str, groups: int, n: int, k: int, codec: str, tokens: int, lanes: int,
-    fast: bool = False,
+    integers: str = "",
 ) -> Kernel:  # fmt: skip
     """x [S, G, K], weight [G*N, K] whose rows g*N.. belong to group g -> y [S, G, N].
 
     Arguments as in `linears`.
     """
     weights = [Weight(codec, groups, n, k)]
-    return _kernel(name, weights, groups, k, tokens, lanes, grouped(groups), fast)
+    return _kernel(name, weights, groups, k, tokens, lanes, grouped(groups), integers)
 
 
 def _kernel(
     name: str, weights: Sequence[Weight], groups: int, k: int, tokens: int, lanes: int, layout: str,
-    fast: bool,
+    integers: str,
 ) -> Kernel:  # fmt: skip
     names = [w.pointers(f"w{i}") for i, w in enumerate(weights)]
     results = [(f"y{i}", "float32") for i in range(len(weights))]
@@ -62,9 +63,9 @@ def _kernel(
             for w, y in zip(weights, rest, strict=True)
         ]
         if tokens == 1:
-            _vector(x, weights, ys, groups, k, lanes, fast)
+            _vector(x, weights, ys, groups, k, lanes, integers)
         else:
-            _matrix(x, weights, ys, groups, count, tokens, lanes)
+            _matrix(x, weights, ys, groups, k, count, tokens, lanes, integers)
 
     pointers = [("x", "float32"), *(p for pair in names for p in pair), *results]
     return Kernel(name, prim_func(name, pointers, body), (None, *[layout] * len(weights)))
@@ -72,9 +73,9 @@ def _kernel(
 
 def _vector(
     x: Any, weights: Sequence[Weight], ys: Sequence[Any], groups: int, k: int, lanes: int,
-    fast: bool,
+    integers: str,
 ) -> None:  # fmt: skip
-    vectors = Vectors(x_copy(x, groups, k, weights, lanes), groups, weights, fast).fill()
+    vectors = Vectors(x_copy(x, groups, k, weights, lanes), groups, weights, integers).fill()
 
     def segment(weight: Weight, y: Any) -> tuple[int, int, Any]:
         def tile_body(tile: Expr) -> None:
@@ -89,15 +90,17 @@ def _vector(
 
 
 def _matrix(
-    x: Any, weights: Sequence[Weight], ys: Sequence[Any], groups: int, count: Expr, tokens: int,
-    lanes: int,
+    x: Any, weights: Sequence[Weight], ys: Sequence[Any], groups: int, k: int, count: Expr,
+    tokens: int, lanes: int, integers: str,
 ) -> None:  # fmt: skip
+    rows = rows_of(x, tokens * groups, k, weights, integers, count * groups, lanes)
+
     def segment(weight: Weight, y: Any) -> tuple[int, int, Any]:
         def finish(r: Expr, group: Expr, tile: Expr, part: Any, column: int) -> None:
             values = [get(part, r, column + h, lanes=lanes) for h in range(0, TILE, lanes)]
             store_rows(y, r, group * weight.n, tile, weight.n, values, lanes)
 
-        return panel_work(x, weight, groups, count, tokens, lanes, finish)
+        return panel_work(rows, weight, groups, count, tokens, lanes, finish)
 
     parallel_by_bytes([segment(w, y) for w, y in zip(weights, ys, strict=True)])
 

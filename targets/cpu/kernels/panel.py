@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from firstlight.codegen.tvm_bridge import T
 from firstlight.targets.cpu.kernels.layouts import TILE
@@ -39,6 +39,14 @@ class Strip:
     tiles: int
     first: Expr
     last: Expr
+
+
+class Multiplier(Protocol):
+    """Activations that can be multiplied with strips: `activations.Rows`."""
+
+    def multiply(self, strips: Sequence[Strip], row: Callable[[Expr], Expr], count: Expr,
+                 part: Any, lanes: int) -> None:
+        """As `multiply`."""
 
 
 def part_buffer(rows: int, tiles: int) -> Any:
@@ -117,13 +125,13 @@ def _decode(strip: Strip, block: Expr, panel: Any, column: int, lanes: int) -> N
 
 
 def panel_work(
-    x: Any, weight: Weight, groups: int, count: Expr, tokens: int, lanes: int,
+    x: Multiplier, weight: Weight, groups: int, count: Expr, tokens: int, lanes: int,
     finish: Callable[[Expr, Expr, Expr, Any, int], None],
 ) -> tuple[int, int, Callable[[Expr], None]]:  # fmt: skip
     """One segment for `parallel_by_bytes`: every strip of a weight times all tokens.
 
     Args:
-        x: buffer [S * G, K].
+        x: rows [S * G, K].
         finish: called with (token r, group, tile of the matrix, part, column of part).
     """
     per = min(STRIP, weight.tiles)
@@ -135,7 +143,7 @@ def panel_work(
         base = T.bind(group * weight.tiles)
         part = part_buffer(tokens, per)
         strip = Strip(weight, per, base + first, base + (weight.tiles - 1))
-        multiply([strip], x, lambda r: r * groups + group, count, part, lanes)
+        x.multiply([strip], lambda r: r * groups + group, count, part, lanes)
         each_tile(weight, per, first, count, lambda r, t, c: finish(r, group, t, part, c))
 
     return weight.count * n, weight.tile_bytes * per, body

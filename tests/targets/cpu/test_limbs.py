@@ -42,7 +42,7 @@ def test_only_the_activations_are_rounded(codec, kind, lanes):
     for k in (32, 130, 416):
         weight = random_weight(np.random.default_rng(k), codec, (40, k))
         x = inputs(kind, k)
-        (y,) = Compiled(linears("linears", [(40, codec)], k, 1, lanes, fast=True), lanes)(
+        (y,) = Compiled(linears("linears", [(40, codec)], k, 1, lanes, integers="maddubs"), lanes)(
             [x, *weight.pointers], [np.empty((1, 40), np.float32)], 1)
         scale = np.abs(rounded(x)) @ np.abs(weight.value).T + 1e-30
         assert (np.abs(y - rounded(x) @ weight.value.T) / scale).max() < 3e-7
@@ -68,7 +68,7 @@ def test_the_largest_sums_fit(codec, lanes):
         for x in (np.ones((1, k)), -np.ones((1, k)), np.resize([1.0, -1.0], (1, k)),
                   np.resize([1.0, 1.0, -1.0, -1.0], (1, k))):
             x = x.astype(np.float32)
-            (y,) = Compiled(linears("l", [(16, codec)], k, 1, lanes, fast=True), lanes)(
+            (y,) = Compiled(linears("l", [(16, codec)], k, 1, lanes, integers="maddubs"), lanes)(
                 [x, *packed], [np.empty((1, 16), np.float32)], 1)
             scale = np.abs(x) @ np.abs(value).T
             assert (np.abs(y - x @ value.T) / scale).max() < 3e-7
@@ -81,7 +81,7 @@ def test_segments_and_groups(lanes):
     x = rng.standard_normal((1, 160)).astype(np.float32)
     segments = [(24, FP4), (33, FP8), (16, INT4), (50, INT8), (8, "bf16")]
     weights = [random_weight(rng, codec, (n, 160)) for n, codec in segments]
-    ys = Compiled(linears("l", segments, 160, 1, lanes, fast=True), lanes)(
+    ys = Compiled(linears("l", segments, 160, 1, lanes, integers="maddubs"), lanes)(
         [x, *(p for w in weights for p in w.pointers)],
         [np.empty((1, n), np.float32) for n, _ in segments], 1)
     for y, weight, (_, codec) in zip(ys, weights, segments, strict=True):
@@ -90,7 +90,7 @@ def test_segments_and_groups(lanes):
         assert (np.abs(y - seen @ weight.value.T) / scale).max() < 1e-6, codec
     x = rng.standard_normal((1, 3, 64)).astype(np.float32)
     weight = random_weight(rng, FP4, (3 * 40, 64), "tile16.grouped3")
-    (y,) = Compiled(group_linear("g", 3, 40, 64, FP4, 1, lanes, fast=True), lanes)(
+    (y,) = Compiled(group_linear("g", 3, 40, 64, FP4, 1, lanes, integers="maddubs"), lanes)(
         [x, *weight.pointers], [np.empty((1, 3, 40), np.float32)], 1)
     wanted = np.einsum("sgk,gnk->sgn", rounded(x), weight.value.reshape(3, 40, 64))
     assert np.abs(y - wanted).max() / np.abs(wanted).max() < 1e-6
@@ -108,15 +108,16 @@ def test_experts(codecs, lanes):
     x = rng.standard_normal((1, d)).astype(np.float32)
     index, gates = np.array([[3, 1]], np.int32), np.array([[0.4, 1.1]], np.float32)
     pointers = [p for w in weights for p in w.pointers]
-    results = [Compiled(expert_ffn("f", experts, chosen, d, inner, codecs, limit, 1, lanes, fast),
-                        lanes)([x, index, gates, *pointers], [np.empty((1, d), np.float32)], 1)[0]
-               for fast in (False, True)]
+    kernels = [expert_ffn("f", experts, chosen, d, inner, codecs, limit, 1, lanes, integers)
+               for integers in ("", "maddubs")]
+    results = [Compiled(kernel, lanes)([x, index, gates, *pointers],
+                                       [np.empty((1, d), np.float32)], 1)[0] for kernel in kernels]
     assert not np.array_equal(*results)
     assert np.abs(results[0] - results[1]).max() < 3e-4 * np.abs(results[0]).max()
 
 
-@pytest.mark.parametrize("lanes", sorted(OPTIONS))
+@pytest.mark.parametrize("lanes", [8, 16])
 def test_nothing_is_spilled(lanes):
     """Vectors on the stack would halve the speed; a few of the set-up are no loop's."""
-    kernel = linears("l", [(64, FP4), (64, INT4)], 512, 1, lanes, fast=True)
+    kernel = linears("l", [(64, FP4), (64, INT4)], 512, 1, lanes, integers="maddubs")
     assert spills({"l": kernel.func}, OPTIONS[lanes])["l"] <= 12
