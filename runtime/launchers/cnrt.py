@@ -27,8 +27,6 @@ from firstlight.runtime.program import Program
 CNRT, CNDRV = "FIRSTLIGHT_CNRT", "FIRSTLIGHT_CNDRV"
 HOST_TO_DEVICE, DEVICE_TO_HOST = 0, 2
 """cnrtMemTransDir_t"""
-UNION1 = 4
-"""CN_KERNEL_CLASS_UNION: the classes are named by their numbers of cores."""
 ALIGN = 64
 
 
@@ -235,8 +233,9 @@ class CnrtQueue:
         self._running.append(bound)
         for call, arguments in zip(bound.calls, bound.lists, strict=True):
             tasks = call.grid + (1,) * (3 - len(call.grid))
-            api_("cnInvokeKernel", call.function.handle, *tasks, UNION1, 0, self.queue, arguments,
-                 None)  # fmt: skip
+            # KernelClass: CN_KERNEL_CLASS_BLOCK, _UNION, ... are their numbers of cores
+            api_("cnInvokeKernel", call.function.handle, *tasks, call.group[0], 0, self.queue,
+                 arguments, None)  # fmt: skip
 
     def _wait(self) -> None:
         self.driver.current()("cnrtQueueSync", self.queue)

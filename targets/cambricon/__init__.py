@@ -7,6 +7,7 @@ by the emulator (`executor`, `emulator/`). What a card's owner builds is in `bui
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,27 +25,38 @@ MATMUL = Option({"matrix": "products by the matrix unit: reshape_filter, NRAM2WR
                  "vector": "products by vector instructions, should WRAM not be as we believe"})
 
 
-def _emit(chip: Chip, matrix: bool, kernel: Kernel) -> Source:
+CLUSTERS = Option({"1": "four cores work on a kernel", "2": "eight", "4": "sixteen",
+                   "8": "thirty-two: a chip must have as many clusters"})
+
+
+@dataclass(frozen=True)
+class How:
+    """What options choose: the matrix unit or vectors, and how many clusters."""
+
+    matrix: bool
+    clusters: int
+
+
+def _emit(chip: Chip, how: How, kernel: Kernel) -> Source:
     from firstlight.targets.cambricon.emit import source
     from firstlight.targets.cambricon.lint import check
 
-    made = source(chip, kernel, matrix)
+    made = source(chip, kernel, how.matrix, how.clusters)
     check(made.files[f"{kernel.name}.mlu"].decode(), kernel.name, made.launch)
     return made
 
 
-def _build(chip: Chip, matrix: bool, kernels: Mapping[str, Kernel], folder: Path,
+def _build(chip: Chip, how: How, kernels: Mapping[str, Kernel], folder: Path,
            jobs: int | None = None) -> Sequence[Path]:
     from firstlight.targets.cambricon.build import build
 
-    return build(chip, partial(_emit, chip, matrix), kernels, folder)
+    return build(chip, partial(_emit, chip, how), kernels, folder)
 
 
-def _emulate(chip: Chip, matrix: bool, kernels: Mapping[str, Kernel],
-             scratch: Path) -> BangExecutor:
+def _emulate(chip: Chip, how: How, kernels: Mapping[str, Kernel], scratch: Path) -> BangExecutor:
     from firstlight.targets.cambricon.executor import BangExecutor
 
-    sources = {name: _emit(chip, matrix, kernel) for name, kernel in kernels.items()}
+    sources = {name: _emit(chip, how, kernel) for name, kernel in kernels.items()}
     return BangExecutor(chip, sources, scratch)
 
 
@@ -61,7 +73,7 @@ def _tools() -> tuple[Tool, ...]:
 
 
 def _target(chip: Chip, chosen: Mapping[str, str]) -> Target:
-    matrix = chosen["matmul"] == "matrix"
+    how = How(chosen["matmul"] == "matrix", int(chosen["clusters"]))
     return Target(
         name=chip.name,
         summary=f"Cambricon {chip.product}: BANG C, executed in an emulator, never on a card",
@@ -72,14 +84,14 @@ def _target(chip: Chip, chosen: Mapping[str, str]) -> Target:
                     MemorySpace("wram", chip.wram), MemorySpace("nram", chip.nram - RESERVED)),
         ),
         requires={"arch": f"mtp_{chip.arch}"},
-        emit=partial(_emit, chip, matrix),
-        build=partial(_build, chip, matrix),
-        emulate=partial(_emulate, chip, matrix),
+        emit=partial(_emit, chip, how),
+        build=partial(_build, chip, how),
+        emulate=partial(_emulate, chip, how),
         launcher="cnrt",
-        options={"matmul": MATMUL},
+        options={"clusters": CLUSTERS, "matmul": MATMUL},
         configured=partial(_target, chip),
         tools=_tools,
     )
 
 
-TARGETS = tuple(_target(chip, {"matmul": "matrix"}) for chip in CHIPS)
+TARGETS = tuple(_target(chip, {"matmul": "matrix", "clusters": "1"}) for chip in CHIPS)

@@ -104,9 +104,10 @@ class Ahead:
 
     def tiles_in(self, bank: str) -> list[Mapping[Node, Value]]:
         """For each site, what was fetched."""
-        out, found = self.body.out, []
+        out = self.body.out
+        found: list[Mapping[Node, Value]] = []
         for some in self.tiles:
-            here = {}
+            here: dict[Node, Value] = {}
             for one in some:
                 name = out.fresh("t")
                 out.line(f"{TYPES[one.element]} *{name} = {one.place(out.where, bank)};")

@@ -28,7 +28,9 @@ JOIN = {"sum": "__bang_add", "max": "__bang_maxequal"}
 class Joins(Protocol):
     """What a loop over terms does in each step."""
 
-    nest: Nest
+    @property
+    def nest(self) -> Nest:
+        """The nest that the terms are of."""
 
     def sites(self) -> list[tuple[Node, tuple[Axis, ...]]]:
         """What is computed in tiles, and over which axes."""

@@ -13,6 +13,8 @@ from firstlight.codegen.target import Source
 from firstlight.targets.cambricon.chips import CHIPS, RESERVED, Chip
 
 FLAGS = "-O3 -std=c++17 -fPIC"
+CLASSES = {"block": 1, "union1": 4, "union2": 8, "union4": 16, "union8": 32}
+"""Cores of a launch by its type: so the driver's classes are numbered."""
 ALL, FATBIN = "kernels.mlu", "kernels.cnfatbin"
 """All kernels, and what a machine with cncc makes of them for the driver."""
 
@@ -72,7 +74,8 @@ def script(names: Sequence[str], archs: Sequence[int]) -> str:
 
 
 def launches(sources: Mapping[str, Source]) -> dict[str, Any]:
-    """The launch table, as `firstlight.runtime.launches` reads it: tasks are groups of one."""
+    """The launch table, as `firstlight.runtime.launches` reads it: a group is the cores that must
+    be free together, one for Block tasks."""
     kernels = {}
     for name, source in sources.items():
         launch = source.launch
@@ -80,5 +83,6 @@ def launches(sources: Mapping[str, Source]) -> dict[str, Any]:
         kernels[name] = {
             "pointers": count, "workspace": launch["workspace"],
             "launches": [{"entry": source.entry, "module": 0, "grid": list(launch["dim"]),
-                          "group": [1], "shared": 0, "args": [*range(count), "w", "S"]}]}
+                          "group": [CLASSES[launch["type"]]], "shared": 0,
+                          "args": [*range(count), "w", "S"]}]}
     return {"schema": 1, "modules": [ALL], "kernels": kernels}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from firstlight.codegen.nests.nodes import Node, const, rebuild, var
+from firstlight.codegen.nests.nodes import Node, const, rebuild, substitute, var
 from firstlight.codegen.nests.program import Axis
 from firstlight.targets.cambricon.text import ALIGN, Nram, Room, atom, times
 from firstlight.targets.cambricon.tiles import Value
@@ -120,7 +120,7 @@ def decoded(values: Values, node: Node, tables: Tables) -> Value:
     ((axis, steps),) = meaning.places
     planes = values.new(node.dtype, (axis, *code.axes))
     for step in range(steps):
-        entry = rebuild(meaning.node, lambda n, s=step: const(s) if n == var(axis) else None)
+        entry = substitute(meaning.node, {axis: const(step)})
         lut(atom(f"{planes.text} + {step} * {atom(count)}") if step else planes.text, entry)
     axes = values.joint(planes)
     at = axes.index(axis)

@@ -17,18 +17,23 @@ from firstlight.targets.cambricon.scalars import Place, Scalars
 from firstlight.targets.cambricon.text import ALIGN, TYPES, WIDTHS, Writer
 
 HEADER = "firstlight_bang.h"
-TASKS = 4
-"""Of a launch: Union1, one cluster of four cores."""
+CORES = 4
+"""Of a cluster."""
+FUNCTIONS = {"block": "cnrtFuncTypeBlock", "union1": "cnrtFuncTypeUnion1",
+             "union2": "cnrtFuncTypeUnion2", "union4": "cnrtFuncTypeUnion4",
+             "union8": "cnrtFuncTypeUnion8"}
 SIGNS = {"add": "+", "sub": "-", "mul": "*", "floordiv": "/"}
 BUDGETS = (8192, 4096, 2048, 1024, 512, 256, 128)
 """Most elements of a tile: the first that fits in NRAM with all that lives beside it."""
 
 
-def source(chip: Chip, kernel: Kernel, matrix: bool = True) -> Source:
+def source(chip: Chip, kernel: Kernel, matrix: bool = True, clusters: int = 1) -> Source:
     """A kernel's text, and what it needs.
 
     Args:
         matrix: whether products are the matrix unit's.
+        clusters: that work on a kernel: together where its tasks meet (UnionN), else task by task,
+            whichever core is free (Block).
 
     Raises F405 for TIR that generic kernels do not have, F408 if no tile is small enough.
     """
@@ -37,12 +42,12 @@ def source(chip: Chip, kernel: Kernel, matrix: bool = True) -> Source:
     names = [f"{name}_{i}" if names.count(name) > 1 else name for i, name in enumerate(names)]
     for budget in BUDGETS:
         writer = Writer(kernel.name, frozenset(names))
-        text, workspace = _function(steps, names, chip, writer, budget, matrix)
+        text, workspace = _function(steps, names, chip, writer, budget, matrix, clusters)
         used = writer.nram.most + writer.tables
         if used <= chip.nram - RESERVED and writer.wram <= chip.wram:
             files = {f"{kernel.name}.mlu": text.encode(), HEADER: HELPERS.encode()}
-            launch = {"type": "union1", "dim": [TASKS, 1, 1], "budget": budget,
-                      "workspace": workspace, "pointers": len(names)}
+            launch = {"type": _type(writer, clusters), "dim": [CORES * clusters, 1, 1],
+                      "budget": budget, "workspace": workspace, "pointers": len(names)}
             return Source(files, kernel.name, launch,
                           {"nram_bytes": used, "wram_bytes": writer.wram})
     raise FirstlightError(
@@ -52,7 +57,7 @@ def source(chip: Chip, kernel: Kernel, matrix: bool = True) -> Source:
 
 
 def _function(steps: Program, names: Sequence[str], chip: Chip, writer: Writer, budget: int,
-              matrix: bool) -> tuple[str, Any]:
+              matrix: bool, clusters: int) -> tuple[str, Any]:
     places, end = {}, const(0)
     writer.line("if (__is_mpu()) {")
     writer.line("    return;")
@@ -91,9 +96,16 @@ def _function(steps: Program, names: Sequence[str], chip: Chip, writer: Writer, 
         f"int64_t {name}_workspace(int64_t S) {{", f"    return {_host(end)};", "}", "",
         "#ifdef FIRSTLIGHT_LAUNCHERS", "#include <cnrt.h>",
         f'extern "C" void {name}_launch(cnrtQueue_t queue, {parameters}) {{',
-        f"    cnrtDim3_t dim = {{{TASKS}, 1, 1}};",
-        f"    {name}<<<dim, cnrtFuncTypeUnion1, queue>>>({', '.join(given)});", "}", "#endif",
+        f"    cnrtDim3_t dim = {{{CORES * clusters}, 1, 1}};",
+        f"    {name}<<<dim, {FUNCTIONS[_type(writer, clusters)]}, queue>>>({', '.join(given)});",
+        "}", "#endif",
         ""]), _size(end)
+
+
+def _type(writer: Writer, clusters: int) -> str:
+    """The launch's: tasks that meet must run at the same time."""
+    meet = any("__sync_all" in line for line in writer.lines)
+    return f"union{clusters}" if meet else "block"
 
 
 def _host(node: Node) -> str:

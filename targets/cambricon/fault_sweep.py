@@ -28,12 +28,13 @@ from firstlight.targets.cambricon.bang_machine import Outcome, Settings
 from firstlight.targets.cambricon.chips import Chip
 from firstlight.targets.cambricon.executor import BangExecutor
 from firstlight.targets.cambricon.faults import Fault, Trial, syncs
-from firstlight.targets.conform.cases import CONTEXT, LONG, all_cases
+from firstlight.targets.conform.cases import CONTEXT, all_cases
 from firstlight.targets.conform.execute import Run
 from firstlight.targets.conform.units import Unit, units
 
-TOKENS = {"prefill": (19, 7, 2, 1), "decode": (1,)}
-"""Tokens of a call, in the order in which they are tried."""
+TOKENS = {"prefill": (67, 19, 7), "decode": (1,)}
+"""Tokens of a call, in the order in which they are tried: 67 are more than one round of rows.
+What has states has no room for so many."""
 SECONDS = 30.0
 """A launch that takes longer has lost its way, which is a change of its results."""
 
@@ -82,8 +83,7 @@ def _both(a: Fault, b: Fault) -> Fault:
 def inputs(unit: Unit) -> Iterator[tuple[int, int]]:
     """(tokens, position of the first): the furthest position at each size, then the others."""
     positions = sorted(unit.case.positions, reverse=True)
-    longer = (LONG,) if unit.case.long and unit.shape == "prefill" else ()
-    sizes = (*TOKENS[unit.shape], *longer)
+    sizes = TOKENS[unit.shape]
 
     def fits(tokens: int) -> list[int]:
         return [p for p in positions if not unit.case.states or p + tokens <= CONTEXT]

@@ -148,7 +148,7 @@ class Legal:
         if amount.op == "var":
             return min(self.most.get(str(amount.args[0]), WIDE_SHIFT), WIDE_SHIFT)
         if amount.op == "mod" and amount.args[1].number:
-            return min(amount.args[1].number - 1, WIDE_SHIFT)
+            return min(int(amount.args[1].number) - 1, WIDE_SHIFT)
         if amount.op in ("add", "mul", "max", "min", "and"):
             a, b = map(self.largest, amount.args)
             found = {"add": a + b, "mul": a * b, "max": max(a, b)}

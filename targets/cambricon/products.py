@@ -67,30 +67,30 @@ class Product:
         a = self.matrix(left, own, at, fetched[0])
         a = self.padded(a, heights, heights, inner, depth)
         b = self.matrix(right, other, at, fetched[1])
-        own = self.values((self.columns, inner), at)
+        values = self.values((self.columns, inner), at)
         if other[0] == inner:
-            turned = own.new("float32", (self.columns.name, inner.name))
+            turned = values.new("float32", (self.columns.name, inner.name))
             self.out.call("__bang_transpose", turned.text, b.text, self.body.extents[inner.name],
                           self.body.extents[self.columns.name])
-            own.give(b)
+            values.give(b)
             b = turned
         b = self.padded(b, self.body.extents[self.columns.name], wide, inner, depth)
         turned = self.room(wide * depth)
         self.out.call("__bang_reshape_filter", turned.text, b.text, wide, 1, 1, depth)
-        own.give(b)
+        values.give(b)
         self.out.wram = max(self.out.wram, wide * depth * 4)
         wram = f"{self.out.where}_wram"
         self.out.line("__sync_compute();")
         self.out.call("__memcpy_async", wram, turned.text, wide * depth * 4, "NRAM2WRAM")
         self.out.line("__sync_move();")
-        own.give(turned)
+        values.give(turned)
         product = self.values(tuple(x for x in (self.rows, self.columns) if x)).new(
             "float32", total.axes)
         columns = self.body.extents[self.columns.name]
         self.out.call("__bang_matmul", product.text, a.text, wram, heights, depth, columns)
-        own.give(a)
+        values.give(a)
         self.out.call("__bang_add", total.text, total.text, product.text, times(heights, columns))
-        own.give(product)
+        values.give(product)
 
     def matrix(self, node: Node, axes: tuple[Axis, ...], at: dict[str, str],
                fetched: Mapping[Node, Value]) -> Value:
@@ -113,9 +113,7 @@ class Product:
             self.out.call("__bang_move", to.text, x.text, times(4, depth, rows))
         else:
             self.out.call("__bang_write_value", to.text, most * depth, "0.0f")
-            less: Size = rows - 1 if isinstance(rows, int) else f"{rows} - 1"
-            self.out.call("__bang_move", to.text, x.text, times(4, have), 4 * depth,
-                          times(4, have), less)
+            self.values(()).rows(to.text, depth, x.text, have, have, rows)
         self.values(()).give(x)
         return to
 

@@ -22,10 +22,10 @@ from firstlight.targets import find
 from firstlight.targets.cambricon.build import FLAGS
 from firstlight.targets.cambricon.chips import CHIPS
 from firstlight.targets.cambricon.emit import source
-from firstlight.targets.conform.cases import all_cases
+from firstlight.targets.conform.cases import CONTEXT, all_cases
 from firstlight.targets.conform.data import plain
 from firstlight.targets.conform.execute import Run
-from firstlight.targets.conform.run import CONTEXT, RELATIVE
+from firstlight.targets.conform.run import RELATIVE
 from firstlight.targets.conform.units import Unit, units
 
 ALIGN = 64
@@ -259,5 +259,5 @@ int main() {
 
 
 if __name__ == "__main__":
-    for path in write(Path(sys.argv[1]), *sys.argv[2:3]):
+    for path in write(Path(sys.argv[1]), (*sys.argv[2:3], "cambricon-mlu590")[0]):
         print(path)

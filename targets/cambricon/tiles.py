@@ -167,8 +167,8 @@ class Tiles:
             return
         i = self.out.fresh("i")
         with self.out.braces(f"for (int32_t {i} = 1; {i} < {times_}; {i} *= 2)"):
-            more = times(4, f"fl_min({i}, {atom(times_)} - {i})", size)
-            self.out.call("__bang_move", f"{to} + {i} * {atom(size)}", to, more)
+            rest = times(4, f"fl_min({i}, {atom(times_)} - {i})", size)
+            self.out.call("__bang_move", f"{to} + {i} * {atom(size)}", to, rest)
 
     def turned(self, x: Value, height: Size, width: Size, axes: tuple[str, ...]) -> Value:
         """[height, width] as [width, height], whose axes are given; x's place is given back."""
@@ -202,9 +202,10 @@ class Tiles:
     def steps(self, axis: str) -> Value:
         """0, 1, 2, ... along an axis: doubled from its beginning."""
         to = self.new("int32", (axis,))
-        size, have = self.sizes[axis], 1
+        size = self.sizes[axis]
         self.out.line(f"{to.text}[0] = 0;")
         if isinstance(size, int):
+            have = 1
             while have < size:
                 more = min(have, size - have)
                 self.out.call("__bang_add_scalar", f"{to.text} + {have}", to.text, have, more)

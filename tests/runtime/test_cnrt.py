@@ -44,7 +44,7 @@ def loaded(driver, folder: Path, text: str = "one_more 2\nother 1\n"):
 
 
 def call(function, x, out, work, tasks: int = 4, tokens: int = 5) -> Call:
-    return Call(function, (tasks, 1, 1), (1,), 0, (Pointer(x), Pointer(out, 64), Pointer(work),
+    return Call(function, (tasks, 1, 1), (4,), 0, (Pointer(x), Pointer(out, 64), Pointer(work),
                                                   tokens))
 
 

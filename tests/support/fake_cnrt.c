@@ -132,7 +132,8 @@ int cnInvokeKernel(void *kernel, unsigned x, unsigned y, unsigned z, int class, 
                    struct queue *q, void **params, void **extra) {
     struct kernel *k = kernel;
     if (k < kernels || k >= kernels + MOST || !k->open || !modules) return refuse("no such kernel");
-    if (class != 4 || x % 4 || !x || !y || !z) return refuse("Union1 takes a multiple of 4 tasks");
+    if (class != 1 && class != 4 && class != 8) return refuse("no such class");
+    if (x % class || !x || !y || !z) return refuse("a union takes a multiple of its cores as tasks");
     if (reserved || extra || !params) return refuse("arguments come as a list");
     struct work *w = push(q);
     if (!w) return refuse("no such queue");
