@@ -57,10 +57,15 @@ class Axis:
 
 @dataclass(frozen=True)
 class Part:
-    """Terms of a reduction, over axes of their own."""
+    """Terms of a reduction, over axes of their own.
+
+    `total`: which of a nest's results they are joined to, where several reductions became one step;
+    the node ``acc`` has its number then.
+    """
 
     axes: tuple[Axis, ...]
     term: Node
+    total: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,11 @@ class Nest:
         """Number of steps of the axes that have a fixed one."""
         axes = [*self.axes, *(a for p in self.parts for a in p.axes)]
         return {a.name: a.length for a in axes if a.length is not None}
+
+    @property
+    def totals(self) -> int:
+        """How many results its parts have."""
+        return 1 + max((p.total for p in self.parts), default=-1)
 
     def map(self, change: Any) -> Nest:
         """The nest with every expression changed."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from firstlight.codegen.nests.linear import coefficient, cuts, linear
 from firstlight.codegen.nests.nodes import Node, const, make, substitute, var, walk
-from firstlight.codegen.nests.program import Axis, Nest, Part
+from firstlight.codegen.nests.program import Axis, Nest
 
 ROWS, RUN = 64, 512
 """Steps of a tile's axis whose extent is known only when the kernel runs: outer, innermost."""
@@ -157,7 +157,7 @@ def cut(nest: Nest, name: str, length: int) -> list[Nest]:
     """An axis as pieces of `length` and what is left over: two nests, or two parts of one."""
     for i, part in enumerate(nest.parts):
         if any(a.name == name for a in part.axes):
-            parts = [Part(axes, substitute(part.term, values))
+            parts = [replace(part, axes=axes, term=substitute(part.term, values))
                      for axes, values in _pieces(part.axes, name, length)]
             return [replace(nest, parts=(*nest.parts[:i], *parts, *nest.parts[i + 1:]))
                     .simplified()]

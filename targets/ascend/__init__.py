@@ -16,6 +16,7 @@ from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.target import Executor, Option, Override, Source, Target, Tool
 from firstlight.ir.types import BLOCK_FP8, GROUP_FP4
 from firstlight.passes.capabilities import Capabilities, MemorySpace
+from firstlight.targets.ascend.attention import hybrid_attention
 from firstlight.targets.ascend.mx import EXPERTS, FP8, Extern, MxPacker, extern, overrides
 from firstlight.targets.ascend.skus import L0A, L0B, L0C, L1, SKUS, UB, sku
 
@@ -67,7 +68,7 @@ def _overrides(values: Mapping[str, str]) -> Mapping[str, Override]:
     formats = [codec for codec, name in ((GROUP_FP4, "experts"), (BLOCK_FP8, "fp8"))
                if values[name] == "mxfp8"]
     bound = {"expert_linear": extern} if values["experts"] == "extern" else {}
-    return {**overrides(formats), **bound}
+    return {"hybrid_attention": hybrid_attention, **overrides(formats), **bound}
 
 
 def _options(chip: str) -> Mapping[str, Option]:

@@ -25,9 +25,11 @@ from firstlight.runtime.errors import FirstlightError
 PACKAGE = "ascendnpu-ir==1.2.0"
 KNOWN = {"50ca095eb9cada84b9553e37ff95a9b2987185902c34ae7a904a2e6e3fddc195": "1.2.0, x86_64"}
 """sha256 of the compilers that this target was tried with."""
+ONCE = "--enable-tuning-mode"
+"""Without it, what fails is tried five times."""
 FLAGS = ("-enable-hfusion-compile=true", "-enable-hivm-compile=true",
          "--enable-triton-kernel-compile=true", "--disable-ffts", "--enable-auto-multi-buffer=true",
-         "--enable-tuning-mode")
+         ONCE)
 LAST = "convert-vector-to-hivmave"
 DUMP = (f"--mlir-print-ir-before={LAST}", "--mlir-print-ir-module-scope",
         "--mlir-disable-threading")
@@ -132,6 +134,10 @@ def _run(binary: Path, text: str, chip: str, where: str, seconds: int) -> tuple[
                    f"--save-temps={folder}", "-o", str(Path(folder, "kernel.o"))]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+            if done.returncode == 1 and not re.search(r"\berror: |Cannot find", done.stderr):
+                # tried once, it may keep to itself that its vector memory overflows
+                command.remove(ONCE)
+                done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
         except subprocess.TimeoutExpired:
             raise _refused(where, f"it was not done after {seconds} s", text) from None
         written = Path(folder, LOWERED)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.nests.nodes import Node, const, make
-from firstlight.codegen.nests.program import Program, program
+from firstlight.codegen.nests.program import Program, Step, program
 from firstlight.codegen.target import Source
+from firstlight.targets.ascend.attention import Attention, Fused
 from firstlight.targets.ascend.functions import ALIGN, CORES, Emitter, Function
+from firstlight.targets.ascend.fuse import Joined, fused
 from firstlight.targets.ascend.mx import Extern
 
 BUDGETS = (4096, 2048, 1024, 512, 256, 128)
@@ -55,15 +57,52 @@ def emitted(kernel: Kernel, accept: Callable[[Module, bool], str] | None = None)
                   "args": [*range(pointers), "S"]}
         return Emitted((), {"pointers": pointers, "workspace": 0, "launches": [launch]},
                        extern=kernel.binding)
-    steps = program(kernel)
+    steps, notes = best(kernel), []
+    while True:
+        try:
+            made = _emitted(steps, accept)
+        except Refused as why:
+            notes.append(f"{why}; now as {why.count} launches")
+            steps = apart(kernel, steps, why.step)
+        else:
+            return replace(made, notes=(*notes, *made.notes))
+
+
+def best(kernel: Kernel) -> Program:
+    """A kernel's steps, fused as far as we can."""
+    plain = program(kernel)
+    return fused((kernel.fuse(plain) if isinstance(kernel, Fused) else None) or plain)
+
+
+def apart(kernel: Kernel, steps: Program, step: Step | Attention) -> Program:
+    """The steps with those that a fused one stands for."""
+    if isinstance(step, Attention):
+        return fused(program(kernel))
+    assert isinstance(step, Joined)
+    return replace(steps, steps=[one for s in steps.steps
+                                 for one in (step.apart if s is step else (s,))])
+
+
+class Refused(Exception):
+    """The chip's compiler takes no form of a fused step with the cube core."""
+
+    def __init__(self, name: str, why: str, step: Joined | Attention) -> None:
+        super().__init__(f"{name}: {why}")
+        self.step, self.count = step, len(step.apart)
+
+
+def _emitted(steps: Program, accept: Callable[[Module, bool], str] | None) -> Emitted:
     modules, launches, notes = [], [], []
-    for i in range(len(steps.steps)):
+    for i, step in enumerate(steps.steps):
         function, module = _function(steps, i, *FORMS[0])
-        left, cube = FORMS[1:], True
-        while accept and (why := accept(module, not left)):
+        whole = isinstance(step, Joined | Attention)
+        left, cube = [form for form in FORMS[1:] if form[1] or not whole], True
+        while accept and (why := accept(module, not left and not whole)):
             if "F475" not in why:       # not its size: another size would not help
                 left = [form for form in left if cube and not form[1]]
             if not left:
+                if isinstance(step, Joined | Attention):
+                    raise Refused(module.name, why, step)
                 accept(module, True)
             (budget, cube), *left = left
             notes.append(f"{module.name}: {why}; now tiles of {budget} elements"

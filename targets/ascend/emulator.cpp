@@ -261,12 +261,15 @@ void emu_fixpipe(VIEW(a), VIEW(b), int64_t from, int64_t to, int64_t halves) {
     int64_t w = width_of(to);
     View x = MADE(a, 4), y = MADE(b, w);
     check(x, 4, "fixpipe's source"), check(y, w, "fixpipe's target");
-    int64_t rows = y.size[3], apart = halves ? block->ub[1] - block->ub[0] : 0;
-    if (rows * (1 + halves) > x.size[2] * x.size[3] || y.size[4] > x.size[1] * x.size[4])
+    int64_t rows = y.size[3], columns = y.size[4], apart = block->ub[1] - block->ub[0];
+    int64_t all_rows = halves == 1 ? 2 * rows : rows;
+    int64_t all_columns = halves == 2 ? 2 * columns : columns;
+    if (all_rows > x.size[2] * x.size[3] || all_columns > x.size[1] * x.size[4])
         fail("fixpipe of more than there is");
-    for (int64_t i = 0; i < rows * (1 + halves); ++i) for (int64_t j = 0; j < y.size[4]; ++j) {
+    for (int64_t i = 0; i < all_rows; ++i) for (int64_t j = 0; j < all_columns; ++j) {
         char *p = tiled(x, i, j, 4);
-        char *q = y.data + (i % rows * y.stride[3] + j * y.stride[4]) * w + (i >= rows) * apart;
+        char *q = y.data + (i % rows * y.stride[3] + j % columns * y.stride[4]) * w
+            + (i >= rows || j >= columns) * apart;
         float f;
         memcpy(&f, p, 4);
         if (from == to) memcpy(q, p, w);

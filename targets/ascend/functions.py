@@ -12,13 +12,14 @@ from firstlight.codegen.nests.program import (
     WIDTHS,
     Axis,
     Memory,
-    Nest,
     Program,
     Repeat,
     Selection,
     Step,
 )
 from firstlight.codegen.nests.schedule import Tile, tiles
+from firstlight.targets.ascend.attention import Attention
+from firstlight.targets.ascend.fuse import nodes
 from firstlight.targets.ascend.products import Product, masked
 from firstlight.targets.ascend.selection import select
 from firstlight.targets.ascend.text import TYPES, Value, Writer
@@ -118,6 +119,9 @@ class Body:
             self.rounds = const(1)
             return
         self.claim(step)
+        if isinstance(step, Attention):
+            step.write(self)
+            return
         if isinstance(step, Selection):
             with self.rounds_of(step.axes) as at:
                 select(step, self.values((), at))
@@ -132,7 +136,7 @@ class Body:
                 self.claim(part)
             return
         memories = self.emitter.program.memories
-        names = [n.args[0] for node in _nodes(step) for n in walk(node) if n.op == "load"]
+        names = [n.args[0] for node in nodes(step) for n in walk(node) if n.op == "load"]
         for name in dict.fromkeys([*names, step.buffer.name]):
             if name not in self.places:
                 self.places[name] = self.place(memories[name])
@@ -149,7 +153,7 @@ class Body:
                      const(ALIGN // WIDTHS[memory.dtype]))
         return Place(name, memory, self.values((), self.at).scalar_index(units))
 
-    def values(self, axes: tuple[Axis, ...], at: dict[str, str], acc: Value | None = None,
+    def values(self, axes: tuple[Axis, ...], at: dict[str, str], acc: tuple[Value, ...] = (),
                joined: tuple[Axis, ...] = ()) -> Values:
         return Values(self.out, self.where, self.places, axes, at, acc, joined)
 
@@ -182,26 +186,29 @@ class Body:
                 condition = self.values((), at).value(nest.condition).name
                 stack.enter_context(self.out.region(f"scf.if {condition} {{"))
             axes = tile.inside(nest.axes)
-            acc = None
+            acc: tuple[Value, ...] = ()
             if tile.product:
-                acc = Product(self, tile, at).total()
+                product = Product(self, tile, at)
+                acc = tuple(product.total(i) for i in range(nest.totals))
                 self.mixed = True
             elif nest.join:
-                acc = self.reduced(tile, axes, at)
+                acc = tuple(self.reduced(tile, axes, at, i) for i in range(nest.totals))
             values = self.values(axes, at, acc)
             values.store(values.value(nest.value), nest.index, self.places[nest.buffer.name])
 
     # -- reductions -----------------------------------------------------------------------------
 
-    def reduced(self, tile: Tile, axes: tuple[Axis, ...], at: dict[str, str]) -> Value:
-        """All parts' terms joined: a value for each place of the tile."""
+    def reduced(self, tile: Tile, axes: tuple[Axis, ...], at: dict[str, str],
+                number: int) -> Value:
+        """All terms of a total joined: a value for each place of the tile."""
         nest = tile.nest
-        dtype = nest.parts[0].term.dtype
+        parts = [p for p in nest.parts if p.total == number]
+        dtype = parts[0].term.dtype
         names = tuple(a.name for a in axes) or (ONLY,)
         sizes = tuple(a.length or 0 for a in axes) or (1,)
         neutral = self.out.constant(NEUTRAL[nest.join, dtype], dtype)
         total = self.out.fill(neutral, dtype, sizes)
-        for part in nest.parts:
+        for part in parts:
             def join(term: Node, at: dict[str, str], total: Value,
                      inside: tuple[Axis, ...] = tile.inside(part.axes)) -> str:
                 return self.join(nest.join, term, (axes, inside), at, total)
@@ -251,13 +258,6 @@ class Body:
                 f"{total.type}) dimensions = {dimensions}"), total.dtype, total.axes, total.sizes)
         return values.apply(op, total.dtype, total,
                             values.spread(value, total.axes, total.sizes)).name
-
-
-def _nodes(step: Nest | Selection) -> list[Node]:
-    if isinstance(step, Selection):
-        return [step.value, step.index]
-    condition = [] if step.condition is None else [step.condition]
-    return [step.value, step.index, *condition, *(p.term for p in step.parts)]
 
 
 def _stored(steps: Sequence[Step]) -> Iterator[Memory]:

@@ -38,14 +38,14 @@ class Product:
         axes = {a.name: a for a in tile.nest.axes}
         self.rows, self.columns = axes.get(tile.rows), axes[tile.columns]
 
-    def total(self) -> Value:
-        """All parts' products added up."""
+    def total(self, number: int) -> Value:
+        """All products of a total added up."""
         height = 1 if self.rows is None else self.rows.length or 0
         names = (ONLY if self.rows is None else self.rows.name, self.columns.name)
         sizes = (height, self.columns.length or 0)
         zero = self.out.constant(0.0, "float32")
         total = Value(self.out.fill(zero, "float32", sizes), "float32", names, sizes)
-        for part in self.tile.nest.parts:
+        for part in (p for p in self.tile.nest.parts if p.total == number):
             join = self.join(self.tile.inside(part.axes))
             name = self.body.part(part.term, self.tile.outside(part.axes), self.at, total, join)
             total = Value(name, "float32", names, sizes)

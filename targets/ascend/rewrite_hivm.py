@@ -269,8 +269,12 @@ def _mmadmx(op: Op, context: Context) -> Iterator[str]:
 QUANTS = {"": None, "F322BF16": ("f32", "bf16"), "F322F16": ("f32", "f16")}
 
 
+HALVES = ("<NO_DUAL>", "<ROW_SPLIT>", "<COLUMN_SPLIT>")
+"""What two vector cores get of a product, as emulator.cpp numbers it: all, rows, columns."""
+
+
 def _fixpipe(op: Op, context: Context) -> Iterator[str]:
-    """The result of a product, out of L0C; two vector cores may get half of the rows each."""
+    """The result of a product, out of L0C; two vector cores may get half of it each."""
     clauses = hivm(op)
     _allow(op, clauses, "ins outs", "dual_dst_mode", "dma_mode pre_quant tiled_op")
     mode = re.sub(r".*<(\w+)>", r"\1", op.attributes.get("dma_mode", ""))
@@ -279,13 +283,13 @@ def _fixpipe(op: Op, context: Context) -> Iterator[str]:
     (source, target), kinds = _two(clauses)
     elements = tuple(memref(kind).element for kind in kinds)
     expected = QUANTS.get(quant, ()) or ((elements[0],) * 2)
-    if (mode != "nz2nd" or halves not in ("<NO_DUAL>", "<ROW_SPLIT>") or quant not in QUANTS
+    if (mode != "nz2nd" or halves not in HALVES or quant not in QUANTS
             or elements != expected):
         raise Refused(f"a form of {op.name}", op.line)
     lines = Lines()
     arguments = [*lines.view(source, kinds[0], op.line), *lines.view(target, kinds[1], op.line),
                  lines.constant(_kind(kinds[0], op)), lines.constant(_kind(kinds[1], op)),
-                 lines.constant(halves == "<ROW_SPLIT>")]
+                 lines.constant(HALVES.index(halves))]
     yield from [*lines.lines, context.call("emu_fixpipe", arguments)]
 
 

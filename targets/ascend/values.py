@@ -47,7 +47,7 @@ class Values:
     Attributes:
         axes: those of the tile, in order.
         at: scalars of type index by the name of an axis that is a round, and of `S`.
-        acc: what the node ``acc`` is.
+        acc: what the node ``acc`` is, for each total.
         joined: axes over which the tile is reduced.
     """
 
@@ -56,7 +56,7 @@ class Values:
     places: Mapping[str, Place]
     axes: tuple[Axis, ...]
     at: dict[str, str]
-    acc: Value | None = None
+    acc: tuple[Value, ...] = ()
     joined: tuple[Axis, ...] = ()
     done: list[dict[Node, Value]] = field(default_factory=lambda: [{}])
 
@@ -82,8 +82,7 @@ class Values:
         if op == "load":
             return self.load(node)
         if op == "acc":
-            assert self.acc is not None
-            return self.acc
+            return self.acc[node.args[0] if node.args else 0]
         if op == "popcount":
             return self.value(_popcount(node.args[0]))
         if op == "log1p":
