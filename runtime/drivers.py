@@ -1,4 +1,4 @@
-"""What drivers of devices share: which device, what lives on it, arguments as bytes."""
+"""What drivers of devices share: which device, what lives on it, launches and their arguments."""
 
 from __future__ import annotations
 
@@ -7,12 +7,34 @@ import os
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import Any
 
-from firstlight.runtime.device import DeviceError, Pointer
+from firstlight.runtime.device import Call, DeviceError, Pointer
 from firstlight.runtime.errors import FirstlightError
 
 DEVICE = "FIRSTLIGHT_DEVICE"
 """The number of the device, among those that the driver leaves visible; 0 by default."""
+
+
+class Memory:
+    """Memory of a device; it goes with this object."""
+
+    def __init__(self, address: int, nbytes: int) -> None:
+        self.address, self.nbytes = address, nbytes
+
+
+class Bound:
+    """A list of launches, ready to run.
+
+    Attributes:
+        lists: what each launch is given, in the driver's own form.
+        kept: what those point to; it has to live as long.
+    """
+
+    def __init__(self, calls: Sequence[Call]) -> None:
+        self.calls = calls
+        self.lists: list[Any] = []
+        self.kept: list[Any] = []
 
 
 class Owned:

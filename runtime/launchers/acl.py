@@ -20,7 +20,7 @@ import numpy as np
 
 from firstlight.runtime.acl import Device
 from firstlight.runtime.device import Bytes, Call, DeviceEngine, DeviceError
-from firstlight.runtime.drivers import check_threads, packed
+from firstlight.runtime.drivers import Bound, Memory, check_threads, packed
 from firstlight.runtime.errors import FirstlightError
 from firstlight.runtime.launches import FILE
 from firstlight.runtime.manifest import Manifest, malformed
@@ -45,22 +45,6 @@ class Function:
     name: str
     handle: int
     list_bytes: int
-
-
-class Memory:
-    """Memory of the device; it goes with this object."""
-
-    def __init__(self, address: int, nbytes: int) -> None:
-        self.address, self.nbytes = address, nbytes
-
-
-class Bound:
-    """A list of launches with their argument blocks; it keeps what they point to."""
-
-    def __init__(self, calls: Sequence[Call]) -> None:
-        self.calls = calls
-        self.lists: list[int] = []
-        self.rooms: list[ctypes.Array[ctypes.c_uint8]] = []
 
 
 class AclDriver:
@@ -242,7 +226,7 @@ class AclQueue:
         api("rt.kernel_args_append", arguments, ctypes.addressof(source), len(block))
         api("rt.kernel_args_finalize", arguments)
         bound.lists.append(arguments)
-        bound.rooms += rooms
+        bound.kept += rooms
 
 
 def _unbound(binding: Path, built: Path) -> FirstlightError:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from firstlight.runtime.device import Bytes, Call, DeviceEngine, DeviceError, Pointer
-from firstlight.runtime.drivers import Owned, check_threads, ordinal
+from firstlight.runtime.drivers import Bound, Memory, Owned, check_threads, ordinal
 from firstlight.runtime.errors import FirstlightError
 from firstlight.runtime.manifest import Manifest, malformed
 from firstlight.runtime.program import Program
@@ -36,22 +36,6 @@ class Function:
 
     name: str
     handle: ctypes.c_void_p
-
-
-class Memory:
-    """Memory of the device; it goes with this object."""
-
-    def __init__(self, address: int, nbytes: int) -> None:
-        self.address, self.nbytes = address, nbytes
-
-
-class Bound:
-    """A list of launches with their arguments; it keeps what they point to."""
-
-    def __init__(self, calls: Sequence[Call]) -> None:
-        self.calls = calls
-        self.values: list[list[Any]] = []
-        self.lists: list[ctypes.Array[ctypes.c_void_p]] = []
 
 
 class Api:
@@ -223,7 +207,7 @@ class CnrtQueue:
         for call in calls:
             values = [_argument(arg) for arg in call.args]
             places = [ctypes.addressof(value) for value in values]
-            bound.values.append(values)
+            bound.kept.append(values)
             bound.lists.append((ctypes.c_void_p * len(places))(*places))
         return bound
 

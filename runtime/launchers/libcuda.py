@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from firstlight.runtime.device import Bytes, Call, DeviceEngine, DeviceError
-from firstlight.runtime.drivers import check_threads, packed
+from firstlight.runtime.drivers import Memory, check_threads, packed
 from firstlight.runtime.errors import FirstlightError
 from firstlight.runtime.libcuda import UNITS, Device
 from firstlight.runtime.manifest import Manifest, malformed
@@ -39,13 +39,6 @@ class Function:
     handle: ctypes.c_void_p
     sizes: tuple[int, ...] | None
     threads: int
-
-
-class Memory:
-    """Memory of the device; it goes with this object."""
-
-    def __init__(self, address: int, nbytes: int) -> None:
-        self.address, self.nbytes = address, nbytes
 
 
 class Graph:
