@@ -62,7 +62,7 @@ def test_the_right_side_of_a_product_goes_the_one_way_that_is_attested():
 
 def test_products_can_do_without_the_matrix_unit():
     target = targets.find("cambricon-mlu590")
-    vector = target.configured({"matmul": "vector"})
+    vector = target.configured({"matmul": "vector", "clusters": "1"})
     kernel = kernels("linear", most=1)[0]
     with_, without = (t.emit(kernel) for t in (target, vector))
     assert b"__bang_matmul" in with_.files[f"{kernel.name}.mlu"]
@@ -84,6 +84,33 @@ def test_exp_is_a_power_of_two_and_top_k_rounds_of_argmax():
     assert "__bang_argmax" in text(kernels("top_k", most=1)[0])
 
 
+def test_codes_are_decoded_by_tables_made_once():
+    expert = text(next(k for k in kernels("expert_linear") if "uint8_t *w_scales" in text(k)))
+    tables, rounds = expert.split("// expert_linear")
+    assert "_tables[" in tables
+    assert "__bang_lut" not in tables
+    assert re.findall(r"__bang_lut\(.*_tables \+ \d+\), \d+, 256\);", rounds)
+    assert "__bang_sll" not in rounds
+    integers = text(next(k for k in kernels("expert_linear") if "uint16_t *w_scales" in text(k)))
+    assert "__bang_lut" not in integers         # two instructions need no table
+
+
+def test_rows_are_repeated_by_doubling_what_is_there():
+    norm = text(kernels("rms_norm", most=1)[0])
+    assert re.search(r"__bang_move\((t\d+) \+ .*, \1, ", norm), norm
+    assert not re.search(r"for .*\n *__bang_write_value", norm)
+
+
+def test_tasks_that_never_meet_are_block_tasks():
+    (add, *_), (norm, *_) = kernels("add", most=1), kernels("rms_norm", most=1)
+    wide = targets.find("cambricon-mlu590").configured({"matmul": "matrix", "clusters": "2"})
+    assert source(MLU590, add).launch["type"] == "block"
+    assert source(MLU590, norm).launch["type"] == "union1"
+    assert (wide.emit(norm).launch["type"], wide.emit(norm).launch["dim"]) == ("union2", [8, 1, 1])
+    assert wide.emit(add).launch["dim"] == [8, 1, 1]
+    assert b"cnrtFuncTypeUnion2" in wide.emit(norm).files[f"{norm.name}.mlu"]
+
+
 def test_the_owner_of_a_card_gets_commands_and_a_launch_table(tmp_path):
     some = {k.name: k for k in kernels("add", "linear", most=1)}
     target = targets.find("cambricon-mlu370")
@@ -94,6 +121,7 @@ def test_the_owner_of_a_card_gets_commands_and_a_launch_table(tmp_path):
     assert str(tmp_path) not in script
     table = json.loads((code / "launch.json").read_text())
     assert table["modules"] == ["kernels.mlu"]
+    assert [r["launches"][0]["group"] for r in table["kernels"].values()] == [[1], [1]]
     for name, record in table["kernels"].items():
         kernel = (code / f"{name}.mlu").read_text()
         head = re.search(rf"__mlu_global__ void {name}\((.*)\)", kernel)
