@@ -142,7 +142,7 @@ def _pairs(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> dic
               help="Tokens per prefill call.")
 @click.option("--numerics", type=click.Choice(["float", "fast", "released"]), default="float",
               show_default=True, help="Arithmetic: all float32; the target's fastest kernels, some "
-              "of which round activations to 14 or 16 bits; or float32 with the released roundings.")
+              "of which round activations to 16 bits; or float32 with the released roundings.")
 @click.option("--kernels", type=click.Choice(["default", "generic"]), default="default",
               show_default=True, help="`generic` leaves the target's own kernels out.")
 @click.option("--quantize", default="shipped", show_default=True, metavar="POLICY",

@@ -67,8 +67,8 @@ RISC_V = Code({"mtriple": "riscv64-linux-gnu", "mcpu": "generic-rv64", "mabi": "
                "mattr": ["+m", "+a", "+f", "+d", "+c", "+v"]}, "rv64gcv", _settled)
 
 TARGETS = (
-    _x86("cpu-x86-64-v3", "AVX2 and FMA", V3, 8, "maddubs", "x86-64-v3"),
-    _x86("cpu-x86-64-v4", "AVX-512", V4, 16, "maddubs", "x86-64-v4"),
+    _x86("cpu-x86-64-v3", "AVX2 and FMA", V3, 8, "words", "x86-64-v3"),
+    _x86("cpu-x86-64-v4", "AVX-512", V4, 16, "words", "x86-64-v4"),
     _x86("cpu-x86-64-v4-vnni", "AVX-512 and VNNI (Ice Lake, Zen 4 and later)", VNNI, 16, "vnni",
          "x86-64-v4", "+avx512vnni", "+avx512vbmi"),
     # FP4 is decoded by an instruction of x86

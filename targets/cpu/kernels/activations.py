@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
-from firstlight.targets.cpu.kernels import limbs, panel, vnni
+from firstlight.targets.cpu.kernels import panel, vnni, words
 from firstlight.targets.cpu.kernels.gemv import gemv_tile, x_copy
 from firstlight.targets.cpu.kernels.micro import Weight
+from firstlight.targets.cpu.kernels.rounded import GROUP
 from firstlight.targets.cpu.kernels.vecmath import Expr
 
-VECTORS = {"": None, "maddubs": limbs.Limbs, "vnni": vnni.Bytes}
-"""Integers of one token, by the name of the instructions; "" for float32."""
-ROWS = {"": None, "maddubs": None, "vnni": vnni.Words}
-"""The same of many tokens."""
-
-
-class _Kind(Protocol):
-    """A class of the tables."""
-
-    CODECS: frozenset[str]
+INTEGERS: dict[str, tuple[type[Any], type[Any]] | None] = {
+    "": None,
+    "words": (words.Words, words.Words),
+    "vnni": (vnni.Bytes, words.VnniWords),
+}
+"""Roundings of one token and of many, by the name of the instructions; "" for float32."""
 
 
 class Vectors:
@@ -28,13 +25,13 @@ class Vectors:
     Args:
         x: [rows, K] float32; behind K up to the padded K of every weight there must be zeros, as
             `gemv.x_copy` and buffers of the kernel's own have.
-        integers: a key of `VECTORS`: round them for the weights that it knows.
+        integers: a key of `INTEGERS`: round them for the weights that it knows.
     """
 
-    def __init__(self, x: Any, rows: int, weights: Sequence[Weight], integers: str) -> None:
-        self.x, kind = x, VECTORS[integers]
-        self._codecs, padded = _wanted(kind, weights)
-        self._rounded = kind(rows, padded) if kind and padded else None
+    def __init__(self, x: Any, rows: int, weights: Sequence[Weight], lanes: int,
+                 integers: str) -> None:
+        self.x, self._lanes = x, lanes
+        self._rounded = _rounded(0, rows, weights, lanes, integers)
 
     def fill(self) -> Vectors:
         """To be called when x has its values."""
@@ -42,21 +39,30 @@ class Vectors:
             self._rounded.fill(self.x)
         return self
 
-    def tile(self, weight: Weight, tile: Expr, lanes: int, row: Expr = 0) -> list[Expr]:
+    def tile(self, weight: Weight, tile: Expr, row: Expr = 0) -> list[Expr]:
         """16 rows of W x[row] as ``16 // lanes`` vectors."""
-        if self._rounded is not None and weight.codec in self._codecs:
-            return self._rounded.tile(weight, tile, lanes, row)
-        return gemv_tile(weight, tile, self.x, lanes, row)
+        if self._rounded is not None and weight.codec in self._rounded.CODECS:
+            tiles: list[Expr] = self._rounded.tile(weight, tile, row)
+            return tiles
+        return gemv_tile(weight, tile, self.x, self._lanes, row)
 
 
 class Rows:
     """Rows of activations for panels; arguments as for `Vectors`, and `count` rows in use."""
 
-    def __init__(self, x: Any, rows: int, weights: Sequence[Weight], integers: str,
-                 count: Expr | None = None) -> None:
-        self.x, self._count, kind = x, count, ROWS[integers]
-        self._codecs, padded = _wanted(kind, weights)
-        self._rounded = kind(rows, padded) if kind and padded else None
+    def __init__(self, x: Any, rows: int, weights: Sequence[Weight], lanes: int, integers: str,
+                 count: Expr) -> None:
+        self.x, self._lanes, self._count = x, lanes, count
+        self._rounded = _rounded(1, rows, weights, lanes, integers)
+
+    @classmethod
+    def given(cls, x: Any, rows: int, k: int, weights: Sequence[Weight], lanes: int, integers: str,
+              count: Expr) -> Rows:
+        """Rows of a kernel's input x[count, k]; copied where integers need whole groups."""
+        made = cls(x, rows, weights, lanes, integers, count)
+        if made._rounded is not None and k % GROUP:
+            made.x = x_copy(x, count, k, weights, lanes, rows)
+        return made.fill()
 
     def fill(self) -> Rows:
         """To be called when x has its values."""
@@ -65,25 +71,19 @@ class Rows:
         return self
 
     def multiply(self, strips: Sequence[panel.Strip], row: Callable[[Expr], Expr], count: Expr,
-                 part: Any, lanes: int) -> None:
+                 part: Any) -> None:
         """part[r] = x[row(r)] . (the strips side by side), for r < count; see `panel.multiply`."""
         codecs = {s.weight.codec for s in strips}
-        if self._rounded is not None and len(codecs) == 1 and codecs <= self._codecs:
+        if self._rounded is not None and len(codecs) == 1 and codecs <= self._rounded.CODECS:
             self._rounded.multiply(strips, row, count, part)
         else:
-            panel.multiply(strips, self.x, row, count, part, lanes)
+            panel.multiply(strips, self.x, row, count, part, self._lanes)
 
 
-def rows_of(x: Any, rows: int, k: int, weights: Sequence[Weight], integers: str, count: Expr,
-            lanes: int) -> Rows:
-    """Rows of a kernel's input x[count, k]; copied if integers need whole groups."""
-    made = Rows(x, rows, weights, integers, count)
-    if made._rounded is not None and k % vnni.GROUP:
-        made.x = x_copy(x, count, k, weights, lanes, rows)
-    return made.fill()
-
-
-def _wanted(kind: type[_Kind] | None, weights: Sequence[Weight]) -> tuple[frozenset[str], int]:
-    """The codecs that are multiplied in integers, and the most columns of such a weight."""
-    codecs = kind.CODECS if kind else frozenset()
-    return codecs, max((w.padded for w in weights if w.codec in codecs), default=0)
+def _rounded(which: int, rows: int, weights: Sequence[Weight], lanes: int, integers: str) -> Any:
+    """Room for the integers, if any of the weights is multiplied in them."""
+    if not (kinds := INTEGERS[integers]):
+        return None
+    kind = kinds[which]
+    k = max((w.padded for w in weights if w.codec in kind.CODECS), default=0)
+    return kind(rows, k, lanes) if k else None

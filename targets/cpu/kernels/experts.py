@@ -13,7 +13,7 @@ from typing import Any
 
 from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.tvm_bridge import T, prim_func
-from firstlight.targets.cpu.kernels.activations import Rows, Vectors, rows_of
+from firstlight.targets.cpu.kernels.activations import Rows, Vectors
 from firstlight.targets.cpu.kernels.gemv import x_copy
 from firstlight.targets.cpu.kernels.layouts import PLAIN, TILE
 from firstlight.targets.cpu.kernels.linear import store_rows
@@ -41,7 +41,7 @@ def expert_ffn(
         limit: clamp of gate and up.
         tokens: 1 for the matrix-vector version (S is 1), else the largest S.
         lanes: f32 per vector, 8 or 16.
-        integers: a key of `activations.VECTORS`: with what products of few bits are made.
+        integers: a key of `activations.INTEGERS`: with what products of few bits are made.
     """
     up, down = (inner, d), (d, inner)
     shapes = [(experts, *up), (experts, *up), (experts, *down), (1, *up), (1, *up), (1, *down)]
@@ -77,9 +77,9 @@ def _vector(
 ) -> None:  # fmt: skip
     w1, w3, w2, s1, s3, s2 = weights
     ups = (w1, w3, s1, s3)
-    given = Vectors(x_copy(x, 1, w1.k, ups, lanes), 1, ups, integers).fill()
-    routed = Vectors(_hidden_vectors(w2, chosen, lanes), chosen, [w2], integers)
-    shared = Vectors(_hidden_vectors(s2, 1, lanes), 1, [s2], integers)
+    given = Vectors(x_copy(x, 1, w1.k, ups, lanes), 1, ups, lanes, integers).fill()
+    routed = Vectors(_hidden_vectors(w2, chosen, lanes), chosen, [w2], lanes, integers)
+    shared = Vectors(_hidden_vectors(s2, 1, lanes), 1, [s2], lanes, integers)
 
     def routed_up(i: Expr) -> None:
         slot = T.bind(T.truncdiv(i, T.int32(w1.tiles)))
@@ -101,12 +101,12 @@ def _vector(
 
     def down(tile: Expr) -> None:
         sums = zeros(TILE // lanes, lanes)
-        values = shared.tile(s2, tile, lanes)
+        values = shared.tile(s2, tile)
         for cell, value in zip(sums, values, strict=True):
             cell.value = value
         with T.serial(chosen) as slot:
             at = T.bind(index[slot] * w2.tiles + tile)
-            values = routed.tile(w2, at, lanes, slot)
+            values = routed.tile(w2, at, slot)
             for cell, value in zip(sums, values, strict=True):
                 cell.value = cell.value + value
         store_rows(y, 0, 0, tile, w2.n, [c.value for c in sums], lanes)
@@ -129,8 +129,8 @@ def _store_swiglu(
     row: Expr, tile: Expr, lanes: int,
 ) -> None:  # fmt: skip
     """One tile of f = swiglu(gate x, up x) * scale. Rows behind the matrix give zeros."""
-    gated = [T.bind(v) for v in x.tile(gate, at, lanes)]
-    upped = [T.bind(v) for v in x.tile(up, at, lanes)]
+    gated = [T.bind(v) for v in x.tile(gate, at)]
+    upped = [T.bind(v) for v in x.tile(up, at)]
     for half, (g, u) in enumerate(zip(gated, upped, strict=True)):
         value = swiglu(g, u, limit, lanes) * scale
         put(hidden, value, row, tile * TILE + half * lanes, lanes=lanes)
@@ -146,10 +146,10 @@ def _matrix(
     w1, w3, w2, s1, s3, s2 = weights
     most = tokens * chosen
     routed, shared = (
-        Rows(_hidden_rows(w, rows, used), rows, [w], integers, used)
+        Rows(_hidden_rows(w, rows, used), rows, [w], lanes, integers, used)
         for w, rows, used in ((w2, most, count * chosen), (s2, tokens, count)))
     groups = _Groups(index, count, chosen, w1.count, tokens)
-    given = rows_of(x, tokens, w1.k, (w1, w3, s1, s3), integers, count, lanes)
+    given = Rows.given(x, tokens, w1.k, (w1, w3, s1, s3), lanes, integers, count)
 
     def shared_up(i: Expr) -> None:
         _swiglu_strip(
@@ -242,7 +242,7 @@ def _swiglu_strip(
     first, base = T.bind(strip * per), T.bind(expert * gate.tiles)
     part = part_buffer(most, 2 * per)
     pair = [Strip(w, per, base + first, base + (gate.tiles - 1)) for w in (gate, up)]
-    x.multiply(pair, row, count, part, lanes)
+    x.multiply(pair, row, count, part)
 
     def visit(r: Expr, tile: Expr, column: int) -> None:
         for h in range(0, TILE, lanes):
@@ -268,7 +268,7 @@ def _down(
         first = T.bind(strip * per)
         part = part_buffer(most, per)
         whole = Strip(s2, per, first, s2.tiles - 1)
-        shared.multiply([whole], lambda r: r, count, part, lanes)
+        shared.multiply([whole], lambda r: r, count, part)
         each_tile(s2, per, first, count, lambda r, t, c: keep(r, t, part, r, c, False))
         with T.serial(groups.active[0]) as j:
             expert = T.bind(groups.experts[j])
@@ -276,7 +276,7 @@ def _down(
             size = T.bind(groups.starts[expert + 1] - start)
             base = T.bind(expert * w2.tiles)
             piece = Strip(w2, per, base + first, base + (w2.tiles - 1))
-            routed.multiply([piece], lambda r: start + r, size, part, lanes)
+            routed.multiply([piece], lambda r: start + r, size, part)
             each_tile(
                 w2, per, first, size,
                 lambda r, t, c: keep(groups.token(start + r), t, part, r, c, True),

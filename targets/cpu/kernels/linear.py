@@ -7,7 +7,7 @@ from typing import Any
 
 from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.tvm_bridge import T, prim_func
-from firstlight.targets.cpu.kernels.activations import Vectors, rows_of
+from firstlight.targets.cpu.kernels.activations import Rows, Vectors
 from firstlight.targets.cpu.kernels.gemv import x_copy
 from firstlight.targets.cpu.kernels.layouts import PLAIN, TILE, grouped
 from firstlight.targets.cpu.kernels.micro import Weight
@@ -27,7 +27,7 @@ def linears(
         k: columns of all weights.
         tokens: 1 for the matrix-vector version (S is 1), else the largest S.
         lanes: f32 per vector, 8 or 16.
-        integers: a key of `activations.VECTORS`: with what products of few bits are made.
+        integers: a key of `activations.INTEGERS`: with what products of few bits are made.
     """
     weights = [Weight(codec, 1, n, k) for n, codec in segments]
     return _kernel(name, weights, 1, k, tokens, lanes, PLAIN, integers)
@@ -75,13 +75,14 @@ def _vector(
     x: Any, weights: Sequence[Weight], ys: Sequence[Any], groups: int, k: int, lanes: int,
     integers: str,
 ) -> None:  # fmt: skip
-    vectors = Vectors(x_copy(x, groups, k, weights, lanes), groups, weights, integers).fill()
+    vectors = Vectors(x_copy(x, groups, k, weights, lanes), groups, weights, lanes,
+                      integers).fill()
 
     def segment(weight: Weight, y: Any) -> tuple[int, int, Any]:
         def tile_body(tile: Expr) -> None:
             group = T.bind(T.truncdiv(tile, T.int32(weight.tiles)))
             local = T.bind(tile - group * weight.tiles)
-            values = vectors.tile(weight, tile, lanes, group if groups > 1 else 0)
+            values = vectors.tile(weight, tile, group if groups > 1 else 0)
             store_rows(y, 0, group * weight.n, local, weight.n, values, lanes)
 
         return weight.count * weight.tiles, weight.tile_bytes, tile_body
@@ -93,14 +94,14 @@ def _matrix(
     x: Any, weights: Sequence[Weight], ys: Sequence[Any], groups: int, k: int, count: Expr,
     tokens: int, lanes: int, integers: str,
 ) -> None:  # fmt: skip
-    rows = rows_of(x, tokens * groups, k, weights, integers, count * groups, lanes)
+    rows = Rows.given(x, tokens * groups, k, weights, lanes, integers, count * groups)
 
     def segment(weight: Weight, y: Any) -> tuple[int, int, Any]:
         def finish(r: Expr, group: Expr, tile: Expr, part: Any, column: int) -> None:
             values = [get(part, r, column + h, lanes=lanes) for h in range(0, TILE, lanes)]
             store_rows(y, r, group * weight.n, tile, weight.n, values, lanes)
 
-        return panel_work(rows, weight, groups, count, tokens, lanes, finish)
+        return panel_work(rows, weight, groups, count, tokens, finish)
 
     parallel_by_bytes([segment(w, y) for w, y in zip(weights, ys, strict=True)])
 

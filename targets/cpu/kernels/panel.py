@@ -45,7 +45,7 @@ class Multiplier(Protocol):
     """Activations that can be multiplied with strips: `activations.Rows`."""
 
     def multiply(self, strips: Sequence[Strip], row: Callable[[Expr], Expr], count: Expr,
-                 part: Any, lanes: int) -> None:
+                 part: Any) -> None:
         """As `multiply`."""
 
 
@@ -125,7 +125,7 @@ def _decode(strip: Strip, block: Expr, panel: Any, column: int, lanes: int) -> N
 
 
 def panel_work(
-    x: Multiplier, weight: Weight, groups: int, count: Expr, tokens: int, lanes: int,
+    x: Multiplier, weight: Weight, groups: int, count: Expr, tokens: int,
     finish: Callable[[Expr, Expr, Expr, Any, int], None],
 ) -> tuple[int, int, Callable[[Expr], None]]:  # fmt: skip
     """One segment for `parallel_by_bytes`: every strip of a weight times all tokens.
@@ -143,7 +143,7 @@ def panel_work(
         base = T.bind(group * weight.tiles)
         part = part_buffer(tokens, per)
         strip = Strip(weight, per, base + first, base + (weight.tiles - 1))
-        x.multiply([strip], lambda r: r * groups + group, count, part, lanes)
+        x.multiply([strip], lambda r: r * groups + group, count, part)
         each_tile(weight, per, first, count, lambda r, t, c: finish(r, group, t, part, c))
 
     return weight.count * n, weight.tile_bytes * per, body

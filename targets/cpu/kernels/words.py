@@ -1,0 +1,171 @@
+"""Products of 16-bit words: weights of four or eight bits, widened, times rounded activations.
+
+Two products for each lane and instruction: pmaddwd and an addition, or vpdpwssd. A lane is a row of
+the weight (layouts.py). One token streams the weight; many tokens run over a panel of it:
+
+    panel           int16 [64 pairs of k][columns][2] and the scales of its groups, in the cache
+    register tile   6 tokens x 32 columns at 512 bits, 3 x 16 at 256: integer and float32 sums
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from firstlight.codegen.tvm_bridge import T
+from firstlight.targets.cpu.kernels.layouts import TILE
+from firstlight.targets.cpu.kernels.micro import Weight, byte_table, lookup, zeros
+from firstlight.targets.cpu.kernels.panel import DEPTH, ROWS, Strip
+from firstlight.targets.cpu.kernels.rounded import CODES, GROUP, Codes, Rounded
+from firstlight.targets.cpu.kernels.vecmath import Cell, Expr, get, put, spread
+
+
+class Words(Rounded):
+    """The integers as they are."""
+
+    VNNI = False
+
+    def __init__(self, rows: int, k: int, lanes: int) -> None:
+        super().__init__(rows, k, lanes)
+        self.values = T.alloc_buffer((rows, self.groups * GROUP), "int16")
+
+    def _keep(self, bits: Sequence[Expr], row: Expr, at: Expr, group: Expr) -> None:
+        for i, word in enumerate(bits):
+            put(self.values, T.Cast(f"int16x{self.lanes}", word), row, at + i * self.lanes,
+                lanes=self.lanes)
+
+    def _pair(self, row: Expr, k: Expr) -> Expr:
+        """Activations k and k + 1 in every lane."""
+        pair = T.reinterpret("int32", get(self.values, row, k, lanes=2))
+        return T.reinterpret(f"int16x{2 * self.lanes}", T.broadcast(pair, self.lanes))
+
+    def _dot(self, cell: Cell, words: Expr, pair: Expr) -> None:
+        kind = f"int32x{self.lanes}"
+        if self.VNNI:
+            cell.value = T.call_llvm_pure_intrin(
+                kind, "llvm.x86.avx512.vpdpwssd.512", cell.value, words, pair)
+            return
+        name = {8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}[self.lanes]
+        cell.value = cell.value + T.call_llvm_pure_intrin(kind, name, words, pair)
+
+    def _none(self) -> Expr:
+        return T.broadcast(T.int32(0), self.lanes)
+
+    # ---- one token
+
+    def tile(self, weight: Weight, tile: Expr, row: Expr = 0) -> list[Expr]:
+        """16 rows of W x[row] as ``16 // lanes`` vectors; see `gemv.gemv_tile`."""
+        lanes, step = self.lanes, weight.form.step
+        halves, turns = TILE // lanes, GROUP // step
+        grands, totals = zeros(halves, lanes), zeros(halves, lanes)
+        sums = [Cell(self._none(), lanes, "int32") for _ in range(halves)]
+        with T.serial(self.blocks) as block:
+            first = T.bind(block * (DEPTH // step))
+            with T.serial(T.min(DEPTH // step, weight.steps - first)) as s:
+                read = weight.reader(tile, first + s)
+                pairs = [T.bind(self._pair(row, (first + s) * step + k)) for k in range(0, step, 2)]
+                for half, cell in enumerate(sums):
+                    for words, pair in zip(_words(CODES[weight.codec], read, half, lanes), pairs,
+                                           strict=True):
+                        self._dot(cell, words, pair)
+                # the branch is a wall for LLVM's scheduler, which otherwise spills
+                with T.If(s % turns == turns - 1), T.Then():
+                    group = T.bind(T.truncdiv(first + s, T.int32(turns)))
+                    for half, (cell, total) in enumerate(zip(sums, totals, strict=True)):
+                        total.value = (total.value + T.Cast(f"float32x{lanes}", cell.value)
+                                       * weight.scale(tile, group, half, lanes))
+                        cell.value = self._none()
+            for grand, total in zip(grands, totals, strict=True):
+                self.close(grand, total, row, block, CODES[weight.codec].unit)
+        return [grand.value for grand in grands]
+
+    # ---- many tokens
+
+    def multiply(self, strips: Sequence[Strip], row: Callable[[Expr], Expr], count: Expr,
+                 part: Any) -> None:
+        """part[r] = x[row(r)] . (the strips side by side); see `panel.multiply`."""
+        width = sum(s.tiles for s in strips) * TILE
+        panel = T.alloc_buffer((DEPTH // 2, width, 2), "int16")
+        scales = T.alloc_buffer((DEPTH // GROUP, width), "float32")
+        tokens, most = (ROWS, 2 * TILE) if self.lanes == 16 else (ROWS // 2, TILE)
+        pieces = [(0, width // most, most)] + ([(width - TILE, 1, TILE)] if width % most else [])
+        with T.serial(self.blocks) as block:
+            groups = T.bind(T.min(DEPTH // GROUP, self.groups - block * (DEPTH // GROUP)))
+            column = 0
+            for strip in strips:
+                self._widen(strip, block, groups, panel, scales, column)
+                column += strip.tiles * TILE
+            unit = CODES[strips[0].weight.codec].unit
+            with T.serial(T.truncdiv(count + (tokens - 1), T.int32(tokens))) as m:
+                rows = [T.bind(row(T.min(m * tokens + i, count - 1))) for i in range(tokens)]
+                for first, times, wide in pieces:
+                    with T.serial(times) as c:
+                        self._register_tile(rows, panel, scales, part, m, first + c * wide, wide,
+                                            block, groups, unit)
+
+    def _register_tile(
+        self, rows: Sequence[Expr], panel: Any, scales: Any, part: Any, m: Expr, column: Expr,
+        width: int, block: Expr, groups: Expr, unit: float,
+    ) -> None:  # fmt: skip
+        lanes, columns = self.lanes, range(0, width, self.lanes)
+        totals = [zeros(len(columns), lanes) for _ in rows]
+        sums = [[Cell(self._none(), lanes, "int32") for _ in columns] for _ in rows]
+        with T.serial(groups) as group:
+            with T.serial(GROUP // 2) as pair:
+                at = T.bind(group * (GROUP // 2) + pair)
+                ws = [T.bind(get(panel, at, column + j, 0, lanes=2 * lanes)) for j in columns]
+                for r, line in zip(rows, sums, strict=True):
+                    a = T.bind(self._pair(r, block * DEPTH + at * 2))
+                    for cell, w in zip(line, ws, strict=True):
+                        self._dot(cell, w, a)
+            scale = [T.bind(get(scales, group, column + j, lanes=lanes)) for j in columns]
+            for line, total in zip(sums, totals, strict=True):
+                for cell, grand, s in zip(line, total, scale, strict=True):
+                    grand.value = grand.value + T.Cast(f"float32x{lanes}", cell.value) * s
+                    cell.value = self._none()
+        for i, (r, line) in enumerate(zip(rows, totals, strict=True)):
+            for total, j in zip(line, columns, strict=True):
+                place = m * len(rows) + i, column + j
+                before = get(part, *place, lanes=lanes)
+                grand = Cell(T.Select(block > 0, before, spread(0.0, lanes)), lanes)
+                self.close(grand, total, r, block, unit)
+                put(part, grand.value, *place, lanes=lanes)
+
+    def _widen(self, strip: Strip, block: Expr, groups: Expr, panel: Any, scales: Any,
+               column: int) -> None:
+        """Columns `column` .. of the panel and of its scales = this block of k of the strip."""
+        weight, step, lanes = strip.weight, strip.weight.form.step, self.lanes
+        turns = GROUP // step
+        with T.serial(strip.tiles) as t:
+            tile = T.bind(T.min(strip.first + t, strip.last))
+            with T.serial(groups) as g:
+                group = T.bind(block * (DEPTH // GROUP) + g)
+                for half in range(TILE // lanes):
+                    at = column + t * TILE + half * lanes
+                    put(scales, weight.scale(tile, group, half, lanes), g, at, lanes=lanes)
+                    with T.serial(turns) as s:
+                        read = weight.reader(tile, group * turns + s)
+                        for i, words in enumerate(_words(CODES[weight.codec], read, half, lanes)):
+                            pair = (g * turns + s) * (step // 2) + i
+                            put(panel, words, pair, at, 0, lanes=2 * lanes)
+
+
+class VnniWords(Words):
+    """The same with AVX-512 VNNI."""
+
+    VNNI = True
+
+
+def _words(codes: Codes, read: Callable[[int, int], Expr], half: int, lanes: int) -> list[Expr]:
+    """`lanes` rows of a block as vectors of words, lane r the next two k of row r."""
+    if codes.table is None:
+        return [T.Cast(f"int16x{2 * lanes}", T.reinterpret(
+            f"int8x{2 * lanes}", read(32 * q + 2 * lanes * half, 2 * lanes))) for q in (0, 1)]
+    order = [16 * (r // 4) + 8 * u + 2 * (r % 4) + p
+             for u in (0, 1) for r in range(lanes) for p in (0, 1)]
+    v = T.reinterpret(f"int8x{4 * lanes}", read(4 * lanes * half, 4 * lanes))
+    v = T.bind(T.reinterpret(f"uint32x{lanes}", T.Shuffle([v], order)))
+    table = byte_table([w & 255 for w in codes.table], lanes)
+    return [T.Cast(f"int16x{2 * lanes}", T.Shuffle([both], list(range(at, at + 2 * lanes))))
+            for both in [T.bind(lookup(table, v, 4 * h, lanes)) for h in (0, 1)]
+            for at in (0, 2 * lanes)]
