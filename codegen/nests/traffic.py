@@ -27,7 +27,12 @@ def kernel_traffic(kernel: Kernel, tokens: int = 1) -> list[float]:
     that a row chosen by an index counts as one row. Raises F405 for TIR that has no nests.
     """
     made = program(kernel)
-    return [_bytes(step, made, {"S": tokens}) for step in made.steps]
+    return [step_traffic(step, made, tokens) for step in made.steps]
+
+
+def step_traffic(step: Step, made: Program, tokens: int = 1) -> float:
+    """The same of one step of a program."""
+    return _bytes(step, made, {"S": tokens})
 
 
 def _bytes(step: Step, made: Program, sizes: Mapping[str, int]) -> float:

@@ -58,6 +58,14 @@ class Attention:
         _Blocks(self, body).write()
 
     @property
+    def moved(self) -> float:
+        """Bytes of one token: its queries and result, the window, and entries that may be seen."""
+        rows = self.rows + self.heads * 2
+        if "entries" in self.read:
+            rows += self.chosen or self.read["entries"].shape[1].number or 0
+        return 4.0 * rows * self.width
+
+    @property
     def nodes(self) -> list[Node]:
         """All that it reads, as loads."""
         return [_load(memory, const(0)) for memory in self.read.values()]

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from firstlight.codegen.nests.traffic import kernel_traffic
+from firstlight.codegen.kernel import Kernel
+from firstlight.codegen.nests.traffic import step_traffic
 from firstlight.codegen.rates import UNKNOWN, Product, Rates
 from firstlight.targets.ascend.skus import CLOCK, SKUS, Sku
 
-TRAFFIC = kernel_traffic
 LAUNCH, LANE = 2e-6, 18e-9
 LINK = 1e12
 """Bytes a second in each direction (2 TB/s of interconnect, both together, are said)."""
@@ -51,6 +51,19 @@ DEFAULTS = {"ascend-950pr": "Ascend950PR_9589", "ascend-950dt": "Ascend950DT_958
 
 _FLASH = {"hidden_size": 4096, "num_hidden_layers": 43}
 _PRO = {"hidden_size": 7168, "num_hidden_layers": 61}
+
+
+def traffic(kernel: Kernel) -> list[float]:
+    """Of each launch of a kernel, bytes that it must read and write for one token."""
+    from firstlight.targets.ascend.attention import Attention
+    from firstlight.targets.ascend.emit import best
+
+    made = best(kernel)
+    return [step.moved if isinstance(step, Attention) else step_traffic(step, made)
+            for step in made.steps]
+
+
+TRAFFIC = traffic
 
 
 def _row(model: dict[str, int], chips: int, batch: int, context: int, rate: float, ms: float,
