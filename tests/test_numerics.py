@@ -46,11 +46,11 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.sqrt(np.square(a - b).mean() / np.square(b).mean()))
 
 
-def test_fast_rounds_the_activations_of_a_decoded_token_only(logits) -> None:
-    """14 bits for each group of 32 values: an error of 6e-5 of the largest, before sums."""
-    (whole, steps), (exact, exact_steps) = logits("fast"), logits("float")
-    np.testing.assert_array_equal(whole, exact)
-    assert 1e-7 < distance(steps, exact_steps) < 2e-4
+def test_fast_rounds_activations_alike_alone_and_in_a_chunk(logits) -> None:
+    """16 bits for each 128 values: an error of 1.6e-5 of the largest, before sums."""
+    (whole, steps), (exact, _) = logits("fast"), logits("float")
+    assert 1e-7 < distance(whole, exact) < 1e-4
+    assert distance(whole, steps) < distance(whole, exact)
 
 
 @pytest.mark.slow
@@ -63,8 +63,8 @@ def test_released_is_what_the_interpreter_computes(logits, checkpoint: Path) -> 
         assert to_float > 1e-3, "the roundings can be seen"
 
 
-def test_fast_has_kernels_of_its_own_for_single_tokens(checkpoint: Path) -> None:
-    """Prefill kernels, and those of 8-bit weights, are the same ones."""
+def test_fast_has_kernels_of_its_own_for_weights_of_few_bits(checkpoint: Path) -> None:
+    """Those of FP8 weights are the same ones."""
     from firstlight import targets
     from firstlight.codegen.compile import plans, prepare
     from firstlight.frontend.checkpoint import read_checkpoint
@@ -80,5 +80,4 @@ def test_fast_has_kernels_of_its_own_for_single_tokens(checkpoint: Path) -> None
             texts = [s.kernel(step.op, specialized, entry.tokens).func.script() for s in sets]
             if texts[0] != texts[1]:
                 differ[entry.name].add(step.op.name)
-    assert differ["decode"] == {"expert_ffn"}
-    assert differ["prefill"] == set()
+    assert differ == {"decode": {"expert_ffn"}, "prefill": {"expert_ffn"}}
