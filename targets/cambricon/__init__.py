@@ -29,19 +29,26 @@ CLUSTERS = Option({"1": "four cores work on a kernel", "2": "eight", "4": "sixte
                    "8": "thirty-two: a chip must have as many clusters"})
 
 
+STAGING = Option({"sram": "what the cores of a cluster share is fetched once, by its memory core",
+                  "none": "each core fetches what it needs"})
+
+OPTIONS = {"clusters": CLUSTERS, "matmul": MATMUL, "staging": STAGING}
+
+
 @dataclass(frozen=True)
 class How:
-    """What options choose: the matrix unit or vectors, and how many clusters."""
+    """What options choose: the matrix unit or vectors, how many clusters, SRAM or not."""
 
     matrix: bool
     clusters: int
+    staging: bool
 
 
 def _emit(chip: Chip, how: How, kernel: Kernel) -> Source:
     from firstlight.targets.cambricon.emit import source
     from firstlight.targets.cambricon.lint import check
 
-    made = source(chip, kernel, how.matrix, how.clusters)
+    made = source(chip, kernel, how.matrix, how.clusters, how.staging)
     check(made.files[f"{kernel.name}.mlu"].decode(), kernel.name, made.launch)
     return made
 
@@ -73,7 +80,7 @@ def _tools() -> tuple[Tool, ...]:
 
 
 def _target(chip: Chip, chosen: Mapping[str, str]) -> Target:
-    how = How(chosen["matmul"] == "matrix", int(chosen["clusters"]))
+    how = How(chosen["matmul"] == "matrix", int(chosen["clusters"]), chosen["staging"] == "sram")
     return Target(
         name=chip.name,
         summary=f"Cambricon {chip.product}: BANG C, executed in an emulator, never on a card",
@@ -88,10 +95,11 @@ def _target(chip: Chip, chosen: Mapping[str, str]) -> Target:
         build=partial(_build, chip, how),
         emulate=partial(_emulate, chip, how),
         launcher="cnrt",
-        options={"clusters": CLUSTERS, "matmul": MATMUL},
+        options=OPTIONS,
         configured=partial(_target, chip),
         tools=_tools,
     )
 
 
-TARGETS = tuple(_target(chip, {"matmul": "matrix", "clusters": "1"}) for chip in CHIPS)
+TARGETS = tuple(_target(chip, {name: option.default for name, option in OPTIONS.items()})
+                for chip in CHIPS)

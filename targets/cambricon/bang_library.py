@@ -31,6 +31,8 @@ WATCHED = ("-fsanitize=thread",)
 MACHINE = ("-O2", "-march=native")
 SPACES = {"bang_nram": "NRAM", "bang_wram": "WRAM", "bang_sram": "SRAM", "bang_ldram": "LDRAM"}
 SECONDS = 1800
+FORMAT = "2"
+"""Of what lies in the cache beside the sources that it is named by."""
 Maker = Callable[[Sequence[str], Sequence[str], Sequence[str], Path], None]
 
 
@@ -98,7 +100,7 @@ def _made(make: Maker, files: Mapping[str, str | bytes], flags: Sequence[str],
                               try_="apt-get install g++    or    pip install ziglang")
     sources = {path: data.encode() if isinstance(data, str) else data
                for path, data in files.items()}
-    key = hashlib.sha256("\0".join([*found[0], *flags, _processor()]).encode())
+    key = hashlib.sha256("\0".join([FORMAT, *found[0], *flags, _processor()]).encode())
     for path, data in [*headers.items(), *sources.items()]:
         key.update(f"\0{path}\0{len(data)}\0".encode() + data)
     made = _cache() / f"{make.__name__[1:]}-{key.hexdigest()[:40]}"

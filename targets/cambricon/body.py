@@ -75,6 +75,9 @@ class Body:
     Attributes:
         budget: most elements of a tile.
         matrix: whether products are the matrix unit's.
+        staging: whether what a cluster's cores share goes through its SRAM.
+        memory_lines: what the memory core does for that.
+        repeats: loops of whole steps around what is written.
     """
 
     program: Program
@@ -84,6 +87,9 @@ class Body:
     budget: int
     matrix: bool
     tables: Tables
+    staging: bool = False
+    memory_lines: list[str] = field(default_factory=list)
+    repeats: int = 0
     extents: dict[str, Size] = field(default_factory=dict)
     tile_axes: tuple[Axis, ...] = ()
 
@@ -103,7 +109,9 @@ class Body:
         if isinstance(step, Repeat):
             name = self.out.fresh("again")
             with self.out.braces(f"for (int32_t {name} = 0; {name} < {step.count}; ++{name})"):
+                self.repeats += 1
                 self.steps(step.steps)
+                self.repeats -= 1
                 self.meet()
             return
         self.out.line(f"// {step.name}")
@@ -154,9 +162,25 @@ class Body:
         return Values(self.out, axes, self.extents, self.chip.segments, self.places, scalars,
                       legal=legal, tables=self.tables, acc=acc)
 
+    @contextmanager
+    def memory_core(self) -> Iterator[None]:
+        """What is written inside is the memory core's, one level deeper."""
+        before, self.out.lines = self.out.lines, self.memory_lines
+        self.out.depth += 1
+        yield
+        self.out.depth -= 1
+        self.out.lines = before
+
     def tile(self, tile: Tile) -> None:
         """The rounds of one tile: read, compute, write."""
         nest = tile.nest
+        if self.staging and not self.repeats:
+            from firstlight.targets.cambricon.shared import Shared, shared_axis
+
+            axis = shared_axis(tile)
+            if axis is not None:
+                Shared(self, tile, axis).write()
+                return
         axes = tile.inside(nest.axes)
         sites = [(nest.value, axes)] if axes and not nest.join and nest.condition is None else []
         with Ahead(self, nest, sites) as ahead:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def build(chip: Chip, emit: Callable[[Kernel], Source], kernels: Mapping[str, Ke
     written = list(write_sources(kernels, kept, folder, lambda path: lines.get(path, "")))
     code = folder / "code"
     texts = {
-        ALL: "".join(f'#include "{name}.mlu"\n' for name in sorted(kernels)),
+        ALL: together({n: s.files[f"{n}.mlu"].decode() for n, s in sorted(made.items())}),
         "build.sh": script(sorted(kernels), architectures(chip, made)),
         "launch.json": json.dumps(launches(made), indent=1, sort_keys=True) + "\n",
     }
@@ -41,6 +42,28 @@ def build(chip: Chip, emit: Callable[[Kernel], Source], kernels: Mapping[str, Ke
         written.append(code / name)
     (code / "build.sh").chmod(0o755)
     return written
+
+
+def together(texts: Mapping[str, str]) -> str:
+    """Kernels as one file. They share their arrays: whether a compiler gives each kernel of a file
+    the whole of NRAM is not documented."""
+    most: dict[str, int] = {}
+    lines = []
+    for name, text in texts.items():
+        used: dict[str, int] = {}
+        for memory, kind, array, size in re.findall(
+                rf"^(__\w+__) (\w+) {name}_(\w+)\[(\d+)\];$", text, re.M):
+            declared = f"{memory} {kind}"
+            at = used.get(declared, 0)
+            place = f"firstlight_{memory.strip('_')}" + f" + {at}" * (at > 0)
+            lines.append(f"#define {name}_{array} ({place})")
+            used[declared] = at + int(size)
+        for declared, size in used.items():
+            most[declared] = max(most.get(declared, 0), size)
+    arrays = [f"{declared} firstlight_{declared.split()[0].strip('_')}[{size}];"
+              for declared, size in sorted(most.items())]
+    return "\n".join(["#define FIRSTLIGHT_TOGETHER", "#include <bang.h>", *arrays, *lines,
+                      *(f'#include "{name}.mlu"' for name in texts), ""])
 
 
 def commands(names: Sequence[str], chip: Chip) -> dict[str, str]:

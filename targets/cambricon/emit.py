@@ -27,13 +27,15 @@ BUDGETS = (8192, 4096, 2048, 1024, 512, 256, 128)
 """Most elements of a tile: the first that fits in NRAM with all that lives beside it."""
 
 
-def source(chip: Chip, kernel: Kernel, matrix: bool = True, clusters: int = 1) -> Source:
+def source(chip: Chip, kernel: Kernel, matrix: bool = True, clusters: int = 1,
+           staging: bool = True) -> Source:
     """A kernel's text, and what it needs.
 
     Args:
         matrix: whether products are the matrix unit's.
         clusters: that work on a kernel: together where its tasks meet (UnionN), else task by task,
             whichever core is free (Block).
+        staging: whether what a cluster's cores share goes through its SRAM.
 
     Raises F405 for TIR that generic kernels do not have, F408 if no tile is small enough.
     """
@@ -42,14 +44,16 @@ def source(chip: Chip, kernel: Kernel, matrix: bool = True, clusters: int = 1) -
     names = [f"{name}_{i}" if names.count(name) > 1 else name for i, name in enumerate(names)]
     for budget in BUDGETS:
         writer = Writer(kernel.name, frozenset(names))
-        text, workspace = _function(steps, names, chip, writer, budget, matrix, clusters)
+        text, workspace = _function(steps, names, chip, writer, budget, matrix, clusters,
+                                    staging)
         used = writer.nram.most + writer.tables
-        if used <= chip.nram - RESERVED and writer.wram <= chip.wram:
+        if (used <= chip.nram - RESERVED and writer.wram <= chip.wram
+                and writer.sram <= chip.sram - RESERVED):
             files = {f"{kernel.name}.mlu": text.encode(), HEADER: HELPERS.encode()}
             launch = {"type": _type(writer, clusters), "dim": [CORES * clusters, 1, 1],
                       "budget": budget, "workspace": workspace, "pointers": len(names)}
-            return Source(files, kernel.name, launch,
-                          {"nram_bytes": used, "wram_bytes": writer.wram})
+            return Source(files, kernel.name, launch, {
+                "nram_bytes": used, "wram_bytes": writer.wram, "sram_bytes": writer.sram})
     raise FirstlightError(
         "F408", f"{kernel.name} does not fit", where=kernel.name,
         why=f"its smallest tile needs {used} bytes of NRAM; the chip has "
@@ -57,11 +61,8 @@ def source(chip: Chip, kernel: Kernel, matrix: bool = True, clusters: int = 1) -
 
 
 def _function(steps: Program, names: Sequence[str], chip: Chip, writer: Writer, budget: int,
-              matrix: bool, clusters: int) -> tuple[str, Any]:
+              matrix: bool, clusters: int, staging: bool) -> tuple[str, Any]:
     places, end = {}, const(0)
-    writer.line("if (__is_mpu()) {")
-    writer.line("    return;")
-    writer.line("}")
     sizes = Scalars(writer, {}, {"S": "S"})
     for memory in steps.memories.values():
         if memory.pointer is not None:
@@ -76,22 +77,25 @@ def _function(steps: Program, names: Sequence[str], chip: Chip, writer: Writer, 
         size = make("mul", "int32", memory.elements, const(WIDTHS[memory.dtype]))
         end = make("add", "int32", end, make("floordiv", "int32", make(
             "add", "int32", size, const(ALIGN - 1)), const(ALIGN)))
-    body = Body(steps, chip, writer, places, budget, matrix, Tables(steps.name))
+    body = Body(steps, chip, writer, places, budget, matrix, Tables(steps.name), staging)
     before, writer.lines = writer.lines, []
     body.steps(steps.steps)
     after, writer.lines = writer.lines, []
     fill(body)
-    writer.lines, writer.tables = [*before, *writer.lines, *after], body.tables.size
+    own = [f"    {line}" for line in before] * bool(body.memory_lines)
+    leaves = ["    if (__is_mpu()) {", *own, *body.memory_lines, "        return;", "    }"]
+    writer.lines, writer.tables = [*leaves, *before, *writer.lines, *after], body.tables.size
     heads = [f"{TYPES[dtype]} *{name}"
              for name, (_, dtype) in zip(names, steps.pointers, strict=True)]
     end = make("mul", "int32", end, const(ALIGN))
     name, given = steps.name, [*names, "workspace", "S"]
     parameters = ", ".join([*heads, "uint8_t *workspace", "int32_t S"])
     return "\n".join([
-        f'#include "{HEADER}"', "",
+        f'#include "{HEADER}"', "", "#ifndef FIRSTLIGHT_TOGETHER",
         *[f"__nram__ uint8_t {name}_nram[{writer.nram.most}];"] * bool(writer.nram.most),
         *[f"__nram__ uint8_t {name}_tables[{writer.tables}];"] * bool(writer.tables),
-        *[f"__wram__ float {name}_wram[{writer.wram // 4}];"] * bool(writer.wram), "",
+        *[f"__mlu_shared__ uint8_t {name}_sram[{writer.sram}];"] * bool(writer.sram),
+        *[f"__wram__ float {name}_wram[{writer.wram // 4}];"] * bool(writer.wram), "#endif", "",
         f'extern "C" __mlu_global__ void {name}({parameters}) {{', *writer.lines, "}", "",
         f"int64_t {name}_workspace(int64_t S) {{", f"    return {_host(end)};", "}", "",
         "#ifdef FIRSTLIGHT_LAUNCHERS", "#include <cnrt.h>",
@@ -104,7 +108,7 @@ def _function(steps: Program, names: Sequence[str], chip: Chip, writer: Writer, 
 
 def _type(writer: Writer, clusters: int) -> str:
     """The launch's: tasks that meet must run at the same time."""
-    meet = any("__sync_all" in line for line in writer.lines)
+    meet = any("__sync_all" in line or "__sync_cluster" in line for line in writer.lines)
     return f"union{clusters}" if meet else "block"
 
 

@@ -19,7 +19,7 @@ from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.target import Array
 from firstlight.ir.interpreter import run
 from firstlight.targets import find
-from firstlight.targets.cambricon.build import FLAGS
+from firstlight.targets.cambricon.build import FLAGS, together
 from firstlight.targets.cambricon.chips import CHIPS
 from firstlight.targets.cambricon.emit import source
 from firstlight.targets.conform.cases import CONTEXT, all_cases
@@ -79,15 +79,16 @@ def _vector(unit: Unit) -> Vector:
     return vector
 
 
-def write(folder: Path, target: str = "cambricon-mlu590", ops: tuple[str, ...] = ()) -> list[Path]:
-    """Write the self-test of a target into a folder."""
+def write(folder: Path, target: str = "cambricon-mlu590", ops: tuple[str, ...] = (),
+          staging: bool = True) -> list[Path]:
+    """Write the self-test of a target into a folder; `staging` as in `source`."""
     chip = next(c for c in CHIPS if c.name == target)
     folder.mkdir(parents=True, exist_ok=True)
     files: dict[str, bytes] = {}
     data, tests, calls = bytearray(), [], []
     for number, vector in enumerate(vectors(target, ops)):
         name = vector.kernel.name
-        files |= source(chip, vector.kernel).files
+        files |= source(chip, vector.kernel, staging=staging).files
         pointers = []
         for before, after in zip(vector.before, vector.after, strict=True):
             kind = 0 if after is None else KINDS[after.dtype.kind]
@@ -97,12 +98,13 @@ def write(folder: Path, target: str = "cambricon-mlu590", ops: tuple[str, ...] =
         given = ", ".join(pointers)
         tests.append(f'    {{"{name}", {vector.tokens}, {len(pointers)}, {{{given}}}, '
                      f"{name}_workspace({vector.tokens}), call_{number}}},")
-    names = sorted(name for name in files if name.endswith(".mlu"))
+    texts = {path[:-4]: data.decode() for path, data in sorted(files.items())
+             if path.endswith(".mlu")}
     files["vectors.bin"] = bytes(data)
     files["selftest.mlu"] = "\n".join([
         "// " + f"Build and run: cncc selftest.mlu -o selftest --bang-mlu-arch=mtp_{chip.arch} "
         f"{FLAGS} -DFIRSTLIGHT_LAUNCHERS -lcnrt && ./selftest > selftest.json",
-        *[f'#include "{name}"' for name in names], HOST_HEAD.replace(
+        together(texts), HOST_HEAD.replace(
             "RELATIVE", f"{RELATIVE:g}"), *calls, "static const Test TESTS[] = {", *tests, "};",
         HOST_MAIN.replace("ARCH", f"mtp_{chip.arch}")]).encode()
     for path, content in files.items():
@@ -135,8 +137,8 @@ HOST_HEAD = """
 #include <vector>
 
 // Column j of the right side is all j: slot i of the result says which column it holds.
-__nram__ float belief_nram[3 * 64 * 64];
-__wram__ float belief_wram[64 * 64];
+__nram__ float belief_nram[12288];
+__wram__ float belief_wram[4096];
 extern "C" __mlu_global__ void belief(float *left, float *right, float *out) {
     if (__is_mpu()) {
         return;

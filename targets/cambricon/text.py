@@ -108,6 +108,7 @@ class Writer:
     nram: Nram = field(default_factory=Nram)
     wram: int = 0
     tables: int = 0
+    sram: int = 0
 
     def line(self, text: str) -> None:
         """A line at the current depth."""

@@ -45,12 +45,12 @@ class Transfers(Tiles):
         axes = tuple(a.name for a in self.axes if a.name in steps)
         return "int32" if node.dtype == "int64" else place.memory.dtype, axes
 
-    def fetch(self, node: Node, to: str, word: str) -> None:
+    def fetch(self, node: Node, to: str, word: str, direction: str = "GDRAM2NRAM") -> None:
         """Copy what a load reads to a tile."""
         place = self.places[str(node.args[0])]
         start, steps = self.start(linear(node.args[1], self.extents), place)
         dims = [(self.sizes[a.name], steps[a.name]) for a in self.axes if a.name in steps]
-        self.copy(place, start, dims, to, word, True)
+        self.copy(place, start, dims, to, word, direction)
 
     def widened(self, x: Value) -> Value:
         """Bytes and shorts as int32."""
@@ -87,7 +87,7 @@ class Transfers(Tiles):
         return rest, steps
 
     def copy(self, place: Place, start: str, dims: list[tuple[Size, int]], tile: str,
-             word: str, fetch: bool) -> None:
+             word: str, direction: str) -> None:
         """Elements between global memory and a dense tile, segment by segment."""
         wide = WIDTHS[place.memory.dtype]
         narrow = 4 if place.memory.dtype == "int64" else wide
@@ -113,18 +113,19 @@ class Transfers(Tiles):
             far += f" + {name} * {step}" if step >= 0 else f" - {name} * {-step}"
             near += f" + {name} * {atom(dense)}"
             dense = times(size, dense)
-        with_ = self._copy_call(place, far, near.removeprefix("0 + "), run, segments, tile, fetch)
+        with_ = self._copy_call(place, far, near.removeprefix("0 + "), run, segments, tile,
+                                direction)
         self._loops(names[::-1], word, with_)
 
     def _copy_call(self, place: Place, far: str, near: str, run: Size,
-                   segments: tuple[Size, int] | None, tile: str, fetch: bool) -> list[Size]:
+                   segments: tuple[Size, int] | None, tile: str, direction: str) -> list[Size]:
         wide = WIDTHS[place.memory.dtype]
         narrow = 4 if place.memory.dtype == "int64" else wide
         gdram = place.pointer if far == "0" else f"{place.pointer} + {far}"
         nram = tile if near == "0" else f"{tile} + {near}"
         size = times(narrow, run)
-        call: list[Size] = ([nram, gdram, size, "GDRAM2NRAM"] if fetch
-                            else [gdram, nram, size, "NRAM2GDRAM"])
+        fetch = direction.startswith("GDRAM")
+        call: list[Size] = [*((nram, gdram) if fetch else (gdram, nram)), size, direction]
         if segments:
             count, step = segments
             strides: list[Size] = [size, wide * step]

@@ -243,5 +243,5 @@ class Values(Transfers):
         if staged:
             self.out.line("__sync_compute();")
         self.copy(place, start, [(self.sizes[a], steps[a]) for a in axes], whole.text,
-                  "__memcpy_async" if staged else "__memcpy", False)
+                  "__memcpy_async" if staged else "__memcpy", "NRAM2GDRAM")
         self.give(whole)

@@ -59,15 +59,11 @@ template <class T> void compute(Op op, T *to, const T *a, const T *b, uint32_t n
                          [[maybe_unused]] uint32_t i) { return EXPRESSION; });              \
         break;
 #define BINARY(NAME, TYPES, ARCH, WITHOUT, ALIAS, ...) BANG_CASE(NAME, TYPES, f, (__VA_ARGS__))
-#define SCALAR BINARY
-#define CYCLE BINARY
-#define UNARY BINARY
 #define BITINDEX(NAME, TYPES, ARCH, WITHOUT, ALIAS, ...) \
     BANG_CASE(NAME, TYPES, ([&](auto g) { bits_loop(to, a, b, n, g); }), (__VA_ARGS__))
 #define SHIFT(...)
 #define BITS(...)
 #include "instructions.def"
-#undef BITINDEX
     default: break;
     }
 }
@@ -77,22 +73,12 @@ template <class T> void compute_bits(Op op, T *to, const T *a, const T *b, uint3
     constexpr int own = NUMBERS;
     auto f = [&](auto g) { loop(to, a, b ? b : a, n, segment, g); };
     switch (op) {
-#undef BINARY
-#undef SHIFT
-#undef BITS
 #define BINARY(...)
 #define BITINDEX(...)
 #define BITS(FORM, NAME, TYPES, ARCH, WITHOUT, ALIAS, ...) \
     BANG_CASE(NAME, NUMBERS, f, (__VA_ARGS__))
 #define SHIFT(NAME, TYPES, ARCH, WITHOUT, ALIAS, ...) BANG_CASE(NAME, NUMBERS, f, (__VA_ARGS__))
 #include "instructions.def"
-#undef BINARY
-#undef SCALAR
-#undef CYCLE
-#undef UNARY
-#undef BITINDEX
-#undef SHIFT
-#undef BITS
     default: break;
     }
 }

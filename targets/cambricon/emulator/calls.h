@@ -6,20 +6,7 @@ namespace bang {
 enum Space : uint8_t { OTHER, NRAM, WRAM, SRAM, GDRAM, LDRAM };
 enum class Op : int {
 #define BINARY(NAME, ...) v_##NAME,
-#define SCALAR(NAME, ...) v_##NAME,
-#define CYCLE(NAME, ...) v_##NAME,
-#define UNARY(NAME, ...) v_##NAME,
-#define BITINDEX(NAME, ...) v_##NAME,
-#define SHIFT(NAME, ...) v_##NAME,
-#define BITS(FORM, NAME, ...) v_##NAME,
 #include "instructions.def"
-#undef BINARY
-#undef SCALAR
-#undef CYCLE
-#undef UNARY
-#undef BITINDEX
-#undef SHIFT
-#undef BITS
 };
 
 // The task and core that run: what taskId and the like read.

@@ -10,20 +10,7 @@ struct Fact { const char *name; int types, arch, without; Alias alias; };
 constexpr Fact FACTS[] = {
 #define BINARY(NAME, TYPES, ARCH, WITHOUT, ALIAS, ...) \
     {"__bang_" #NAME, TYPES, ARCH, WITHOUT, ALIAS},
-#define SCALAR BINARY
-#define CYCLE BINARY
-#define UNARY BINARY
-#define BITINDEX BINARY
-#define SHIFT BINARY
-#define BITS(FORM, ...) FORM(__VA_ARGS__)
 #include "instructions.def"
-#undef BINARY
-#undef SCALAR
-#undef CYCLE
-#undef UNARY
-#undef BITINDEX
-#undef SHIFT
-#undef BITS
 };
 
 inline void available(const Fact &fact, Type type, At at) {

@@ -32,20 +32,9 @@ template <class F> void with_type(Type type, F f) {
 }
 constexpr bool ON_BITS[] = {
 #define BINARY(...) false,
-#define SCALAR BINARY
-#define CYCLE BINARY
-#define UNARY BINARY
-#define BITINDEX BINARY
 #define SHIFT(...) true,
 #define BITS(...) true,
 #include "instructions.def"
-#undef BINARY
-#undef SCALAR
-#undef CYCLE
-#undef UNARY
-#undef BITINDEX
-#undef SHIFT
-#undef BITS
 };
 
 // The type that an instruction computes in: of its bits, unsigned except where signs are shifted.

@@ -28,15 +28,7 @@
     void __bang_##NAME(T *to, const T *a, uint32_t bits, uint32_t n, BANG_AT) {                 \
         bang::shift(bang::Op::v_##NAME, bang::type_of<T>(), to, a, bits, n, at);                \
     }
-#define BITS(FORM, NAME, ...) FORM(NAME)
 #include "instructions.def"
-#undef BINARY
-#undef BITINDEX
-#undef SCALAR
-#undef CYCLE
-#undef UNARY
-#undef SHIFT
-#undef BITS
 
 template <class T>
 void __bang_div(T *to, const T *a, bang::same<T> b, uint32_t n, BANG_AT) {

@@ -8,7 +8,8 @@ import pytest
 from firstlight import targets
 from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.nests.nodes import Node, const, make, var
-from firstlight.targets.cambricon.build import build
+from firstlight.codegen.target import Target
+from firstlight.targets.cambricon.build import build, together
 from firstlight.targets.cambricon.chips import CHIPS, RESERVED
 from firstlight.targets.cambricon.emit import source
 from firstlight.targets.cambricon.legal import Legal
@@ -32,6 +33,13 @@ def kernels(*ops: str, most: int | None = None) -> list[Kernel]:
 def text(kernel: Kernel, chip=MLU590, matrix: bool = True) -> str:
     """The kernel's file."""
     return source(chip, kernel, matrix).files[f"{kernel.name}.mlu"].decode()
+
+
+def chosen(**options: str) -> Target:
+    """MLU590 with options."""
+    target = targets.find("cambricon-mlu590")
+    return target.configured({name: options.get(name, o.default)
+                              for name, o in target.options.items()})
 
 
 def test_every_op_is_emitted_twice_the_same_within_memory_and_rules():
@@ -62,7 +70,7 @@ def test_the_right_side_of_a_product_goes_the_one_way_that_is_attested():
 
 def test_products_can_do_without_the_matrix_unit():
     target = targets.find("cambricon-mlu590")
-    vector = target.configured({"matmul": "vector", "clusters": "1"})
+    vector = chosen(matmul="vector")
     kernel = kernels("linear", most=1)[0]
     with_, without = (t.emit(kernel) for t in (target, vector))
     assert b"__bang_matmul" in with_.files[f"{kernel.name}.mlu"]
@@ -103,12 +111,37 @@ def test_rows_are_repeated_by_doubling_what_is_there():
 
 def test_tasks_that_never_meet_are_block_tasks():
     (add, *_), (norm, *_) = kernels("add", most=1), kernels("rms_norm", most=1)
-    wide = targets.find("cambricon-mlu590").configured({"matmul": "matrix", "clusters": "2"})
+    wide = chosen(clusters="2")
     assert source(MLU590, add).launch["type"] == "block"
     assert source(MLU590, norm).launch["type"] == "union1"
     assert (wide.emit(norm).launch["type"], wide.emit(norm).launch["dim"]) == ("union2", [8, 1, 1])
     assert wide.emit(add).launch["dim"] == [8, 1, 1]
     assert b"cnrtFuncTypeUnion2" in wide.emit(norm).files[f"{norm.name}.mlu"]
+
+
+def test_a_cluster_fetches_once_what_its_cores_share():
+    kernel = next(k for k in kernels("linear") if "_sram[" in text(k))
+    shared, apart = text(kernel), chosen(staging="none").emit(kernel)
+    memory_core, cores = shared.split("        return;\n    }\n", 1)
+    assert "GDRAM2SRAM" in memory_core
+    assert "__sync_cluster();" in memory_core
+    assert "GDRAM2SRAM" not in cores
+    assert "SRAM2NRAM" in cores
+    assert source(MLU590, kernel).launch["type"] == "union1"
+    assert apart.launch["type"] == "block"
+    assert b"SRAM" not in apart.files[f"{kernel.name}.mlu"]
+
+
+def test_kernels_that_are_built_together_share_their_arrays():
+    made = {k.name: text(k) for k in kernels("expert_linear")}
+    whole = together(made)
+    declared = re.findall(r"^__nram__ uint8_t (\w+)\[(\d+)\];$", whole, re.M)
+    assert [name for name, _ in declared] == ["firstlight_nram"]
+    sizes = [sum(int(n) for n in re.findall(r"^__nram__ .*\[(\d+)\];$", t, re.M))
+             for t in made.values()]
+    assert int(declared[0][1]) == max(sizes)
+    assert re.search(r"#define \w+_tables \(firstlight_nram \+ \d+\)", whole)
+    assert all(t.count("#ifndef FIRSTLIGHT_TOGETHER") == 1 for t in made.values())
 
 
 def test_the_owner_of_a_card_gets_commands_and_a_launch_table(tmp_path):
@@ -121,7 +154,7 @@ def test_the_owner_of_a_card_gets_commands_and_a_launch_table(tmp_path):
     assert str(tmp_path) not in script
     table = json.loads((code / "launch.json").read_text())
     assert table["modules"] == ["kernels.mlu"]
-    assert [r["launches"][0]["group"] for r in table["kernels"].values()] == [[1], [1]]
+    assert [r["launches"][0]["group"] for r in table["kernels"].values()] == [[1], [4]]
     for name, record in table["kernels"].items():
         kernel = (code / f"{name}.mlu").read_text()
         head = re.search(rf"__mlu_global__ void {name}\((.*)\)", kernel)

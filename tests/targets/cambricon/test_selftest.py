@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.chip, pytest.mark.skipif(shutil.which("g++") is None, 
 def folder(tmp_path_factory):
     """The self-test of some ops; launches are spelt as calls, which is all g++ cannot read."""
     made = tmp_path_factory.mktemp("selftest")
-    for path in write(made, ops=OPS):
+    for path in write(made, ops=OPS, staging=False):       # one task has no cluster
         if path.suffix == ".mlu":
             assert path.name == "selftest.mlu" or broken(path.read_text()) == []
             path.write_text(re.sub(r"<<<[^>]*>>>", "", path.read_text()))
