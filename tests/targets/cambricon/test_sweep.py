@@ -24,9 +24,9 @@ from firstlight.targets.cambricon.fault_sweep import (
     swept,
 )
 from firstlight.targets.conform.cases import Case, all_cases
-from firstlight.targets.conform.primitives import primitives
 from firstlight.targets.conform.execute import Run
 from firstlight.targets.conform.kit import conform
+from firstlight.targets.conform.primitives import primitives
 from firstlight.targets.conform.units import units
 
 pytestmark = [pytest.mark.chip,
