@@ -11,6 +11,7 @@ from firstlight.codegen.nests.linear import coefficient, linear
 from firstlight.codegen.nests.nodes import Node, walk
 from firstlight.codegen.nests.program import Axis, Nest
 from firstlight.codegen.nests.schedule import Tile
+from firstlight.targets.cambricon import reductions
 from firstlight.targets.cambricon.text import Size, times
 from firstlight.targets.cambricon.tiles import Held, Value
 from firstlight.targets.cambricon.values import Values
@@ -41,8 +42,8 @@ class Product:
         self.out.call("__bang_write_value", total.text, values.count(names), "0.0f")
         for part in self.tile.nest.parts:
             (inner,) = self.tile.inside(part.axes)
-            self.body.part(Part(self, inner, part.term), self.tile.outside(part.axes), (inner,),
-                           self.at, total)
+            reductions.added(self.body, Part(self, inner, part.term), self.tile.outside(part.axes),
+                            (inner,), self.at, total)
         return total
 
     def values(self, axes: tuple[Axis, ...], at: dict[str, str] | None = None) -> Values:
