@@ -138,6 +138,7 @@ def swept(name: str, notes: Path, ops: Sequence[str]) -> Iterator[Swept]:
     one_each = list(distinct(some, sources).values())
     left = [u for u in one_each if u.kernels[0].name not in before
             and syncs(sources[u.kernels[0].name].files[f"{u.kernels[0].name}.mlu"].decode())]
+    left.sort(key=lambda u: len(sources[u.kernels[0].name].files[f"{u.kernels[0].name}.mlu"]))
     with tempfile.TemporaryDirectory() as folder:
         names = [u.kernels[0].name for u in left]
         executor = Trying(chip, {n: sources[n] for n in names}, Path(folder))
