@@ -89,13 +89,15 @@ L0 = tuple(Bits(f"half of L0, {i}", None) for i in range(2))
 def _mmad(walk: Walk, op: Op) -> None:
     """A product: MTE1 brings the factors to L0, M multiplies. Its flags are operands.
 
-    Where they are, the flags of L0's two halves are set and awaited around it, too; else the
-    library orders its own use of L0.
+    The flags of L0's two halves are awaited and set in it, too: what has a product sets them before
+    and awaits them last, also where all products are without operands (which is -1 for each). One
+    with scales orders its own use of L0 then.
     """
     clauses = _clauses(op)
-    count = 4 if op.name.endswith("mmadmxL1") else 2
+    scaled = op.name.endswith("mmadmxL1")
+    count = 4 if scaled else 2
     factors, (total,) = _group(walk, clauses, "ins")[:count], _group(walk, clauses, "outs")
-    flags = _group(walk, clauses, "sync_related_args")
+    flags = _group(walk, clauses, "sync_related_args") or ([] if scaled else [-1] * 7)
     if len(flags) not in (0, 7):
         raise Refused(f"flags of {op.name}", op.line)
 

@@ -101,7 +101,8 @@ class _Choices(dict[int, bool]):
 
 
 def _uses(lowered: Lowered, head: Function, op: Op) -> tuple[set[int], set[int]]:
-    roots = {name: {i} for i, (name, _) in enumerate(head.arguments)}
+    roots = {name: {i} for i, (name, type_) in enumerate(head.arguments)
+             if type_.startswith("memref")}
     reads: set[int] = set()
     writes: set[int] = set()
     for inner in op.walk():
