@@ -111,15 +111,15 @@ class Emulated:
         if found := self._kept.get(id(buffer)):
             self._send.write(struct.pack("<2q", KEPT, found[0]))
             return
-        kind = CHANGED if buffer.flags.writeable else KEEP if _of_file(buffer) else READ
+        kind = CHANGED if buffer.flags.writeable else KEEP if unchanging(buffer) else READ
         if kind == KEEP:        # with the array, whose id is its own as long as it lives
             self._kept[id(buffer)] = len(self._kept), buffer
         self._send.write(struct.pack("<2q", kind, buffer.nbytes))
         self._send.write(np.ascontiguousarray(buffer).tobytes())
 
 
-def _of_file(buffer: NDArray[Any]) -> bool:
-    """Whether its memory is a mapping that nobody writes to."""
+def unchanging(buffer: NDArray[Any]) -> bool:
+    """Whether its memory is a file mapped for reading."""
     base: Any = buffer
     while isinstance(base, np.ndarray):
         if base.flags.writeable:

@@ -1,6 +1,7 @@
 """CPUs of other architectures: their code is made here, refused here, and right under qemu."""
 
 import json
+import mmap
 import subprocess
 from pathlib import Path
 
@@ -156,3 +157,19 @@ def test_what_an_instruction_of_x86_decodes_is_left_to_generic_kernels(name: str
         types = (TensorType((B, S, 64), "f32"), TensorType((16, 64), "f32", codec))
         (op,) = Case("linear", types).module({"B": 1})["main"].ops
         assert (overrides["linear"]("one", op, 4) is not None) == made
+
+
+def test_only_what_cannot_change_is_kept_by_the_emulator(tmp_path: Path):
+    """A file mapped for reading is; a view that is merely not writable is not."""
+    path = tmp_path / "weights"
+    path.write_bytes(bytes(64))
+    with path.open("r+b") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        shared = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_WRITE)
+    plain = np.zeros(8, np.float32)
+    view = plain[2:]
+    view.flags.writeable = False
+    assert emulator.unchanging(np.frombuffer(mapped, np.uint8, 32, 16).view(np.float32))
+    assert not emulator.unchanging(np.frombuffer(shared, np.uint8))
+    assert not emulator.unchanging(plain)
+    assert not emulator.unchanging(view)
