@@ -31,8 +31,9 @@ from firstlight.targets.cpu.kernels.vecmath import (
     wide,
 )
 
-COLUMNS = 96
-"""Columns per chunk: the sums of a block of heads stay in the first-level cache."""
+COLUMNS = {8: 96, 16: 64}
+"""lanes -> columns per chunk, whole tiles of the mix: the sums of a block of heads stay in the
+first-level cache, and the usual widths are cut into equal shares for two threads and more."""
 
 ROWS = 32
 """Rows between two visits of a sum in memory."""
@@ -142,7 +143,7 @@ class Attend:
 
     @property
     def _chunks(self) -> int:
-        return -(-self.block.width // COLUMNS)
+        return -(-self.block.width // COLUMNS[self.block.lanes])
 
     def _tiles(self, source: Rows) -> Expr:
         return ceil_div(source.count, self.block.tile)
@@ -223,19 +224,19 @@ class Attend:
         sources: Sequence[Rows],
     ) -> None:  # fmt: skip
         """o = sum of weights times rows, for one block of heads and one chunk of columns."""
-        lanes, width = self.block.lanes, self.block.width
+        lanes, width, most = self.block.lanes, self.block.width, COLUMNS[self.block.lanes]
         heads, vectors = MIX[lanes]
-        first = T.bind(chunk * COLUMNS)
-        columns = T.bind(T.min(COLUMNS, width - first))
-        sums = T.alloc_buffer((self.block.block * COLUMNS,), "float32")
-        with T.serial(self.block.block * COLUMNS // lanes) as i:
+        first = T.bind(chunk * most)
+        columns = T.bind(T.min(most, width - first))
+        sums = T.alloc_buffer((self.block.block * most,), "float32")
+        with T.serial(self.block.block * most // lanes) as i:
             put(sums, spread(0.0, lanes), i * lanes, lanes=lanes)
         weights = T.bind(part * (scratch.places * self.block.block))
 
         def tile(source: Rows, rows: tuple[Expr, Expr], head: Expr, at: Expr, count: int,
                  n: int) -> None:  # fmt: skip
             """`heads` heads by `count` vectors of n columns, over rows[0] .. rows[1] - 1."""
-            where = [[T.bind((head + h) * COLUMNS + at + i * n) for i in range(count)]
+            where = [[T.bind((head + h) * most + at + i * n) for i in range(count)]
                      for h in range(heads)]  # fmt: skip
             cells = [[Cell(get(sums, a, lanes=n), n) for a in line] for line in where]
             with T.serial(*rows) as j:
@@ -258,7 +259,7 @@ class Attend:
                     head, whole = T.bind(turn * heads), vectors * lanes
                     with T.serial(columns // whole) as i:
                         tile(source, rows, head, T.bind(i * whole), vectors, lanes)
-                    if width % COLUMNS % whole >= lanes or (width > COLUMNS and COLUMNS % whole):
+                    if width % most % whole >= lanes or (width > most and most % whole):
                         with T.serial(columns % whole // lanes) as i:
                             at = T.bind(columns // whole * whole + i * lanes)
                             tile(source, rows, head, at, 1, lanes)
@@ -273,7 +274,7 @@ class Attend:
             out = T.bind(row * width + first)
 
             def store(i: Expr, n: int) -> None:
-                value = get(sums, h * COLUMNS + i, lanes=n) * spread(factor, n)
+                value = get(sums, h * most + i, lanes=n) * spread(factor, n)
                 put(self.o, value, out + i, lanes=n)
 
             with T.serial(columns // lanes) as i:
