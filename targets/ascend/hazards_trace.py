@@ -36,6 +36,7 @@ class Lowered:
                              and (m := re.match(r"(\d+)", op.attributes.get("hivm.multi_buffer",
                                                                             "")))] or [2])
         self.touched: dict[str, tuple[set[int], set[int]]] = {}
+        self.rotated: dict[str, dict[int, int]] = {}
 
     def flags(self) -> list[Op]:
         """Every op that orders something, in the order of the text."""
@@ -88,6 +89,15 @@ class Lowered:
         return self.touched[name]
 
 
+    def slots(self, name: str) -> dict[int, int]:
+        """Of a vector function's memories that are buffers in rotation, the number of the argument
+        that says which one is meant, wherever the memory is used."""
+        if name not in self.rotated:
+            head, op = self.functions[name]
+            self.rotated[name] = _slots(head, op)
+        return self.rotated[name]
+
+
 class _Choices(dict[int, bool]):
     """Which way a branch (by the id of its op) goes; unknown branches are noted, and taken."""
 
@@ -98,6 +108,20 @@ class _Choices(dict[int, bool]):
     def __missing__(self, key: int) -> bool:
         self.seen.add(key)
         return True
+
+
+def _slots(head: Function, op: Op) -> dict[int, int]:
+    places = {name: i for i, (name, type_) in enumerate(head.arguments) if type_ == "index"}
+    texts = [o.text for o in op.walk() if o is not op and o.name != "annotation.mark"]
+    found: dict[int, int] = {}
+    for i, (name, _) in enumerate(head.arguments):
+        if name in places:
+            continue
+        whole = re.compile(re.escape(name) + r"(?![\w.$-])(?:\[(%[\w.$-]+), )?")
+        uses = {m[1] for text in texts for m in whole.finditer(text)}
+        if len(uses) == 1 and (place := uses.pop()) in places:
+            found[i] = places[place]
+    return found
 
 
 def _uses(lowered: Lowered, head: Function, op: Op) -> tuple[set[int], set[int]]:

@@ -102,6 +102,8 @@ def _for(walk: Walk, op: Op) -> None:
     carried = [pair.split(" = ") for pair in split(match[5] or "")]
     values = [walk.value(start) for _, start in carried]
     most = max(ITERATIONS, walk.lowered.rotation + 1)
+    if None in (first, last, step) and (unrolled := op.attributes.get("multibuffer_unroll_factor")):
+        most = int(unrolled.split(" ")[0])      # buffers of a round: it does at most so many
     count = most if None in (first, last, step) else min(most, max(0, -(-(last - first) // step)))
     for i in range(count):
         walk.values[name] = None if None in (first, step) else first + i * step
@@ -139,10 +141,22 @@ def _call(walk: Walk, op: Op) -> None:
     if match is None or match[1] not in walk.lowered.functions:
         raise Refused("a call", op.line)
     arguments = [walk.value(name) for name in split(match[2])]
+    for i, place in walk.lowered.slots(match[1]).items():
+        arguments[i] = _slot(arguments[i], arguments[place])
     reads, writes = walk.lowered.uses(match[1])
     walk.access("V", op, [arguments[i] for i in sorted(reads)],
                 [arguments[i] for i in sorted(writes)])
     _bind(walk, op, [])
+
+
+def _slot(memory: Value, place: Value) -> Value:
+    """One of the buffers that a memory has side by side."""
+    if not isinstance(memory, Memory) or not isinstance(place, int):
+        return memory
+    if memory.offset is None or memory.strides[0] is None:
+        return memory
+    return replace(memory, offset=memory.offset + place * memory.strides[0] * memory.width,
+                   shape=memory.shape[1:], strides=memory.strides[1:])
 
 
 STRUCTURE: dict[str, Callable[[Walk, Op], None]] = {

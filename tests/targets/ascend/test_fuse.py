@@ -14,10 +14,12 @@ from firstlight.ir.core import Module, Op
 from firstlight.ir.interpreter import run
 from firstlight.ir.types import StateType, TensorType
 from firstlight.targets.ascend.attention import Attention, hybrid_attention
+from firstlight.targets.ascend.compiler import lower
 from firstlight.targets.ascend.emit import best, emitted
 from firstlight.targets.ascend.emulator_build import lacking
 from firstlight.targets.ascend.execute import emulate
 from firstlight.targets.ascend.fuse import Joined, fused
+from firstlight.targets.ascend.hazards import check
 from firstlight.targets.conform.cases import Case, all_cases
 from firstlight.targets.conform.data import plain
 from firstlight.targets.conform.execute import Run
@@ -156,3 +158,19 @@ def test_the_generic_kernel_is_what_is_left_where_nothing_fits():
     op = attention_op(attention(3, 8, 8))
     kernel = generic_kernel("g", op, Module())
     assert not any(isinstance(s, Attention) for s in best(kernel).steps)
+
+
+@pytest.mark.chip
+@pytest.mark.skipif(bool(lacking()), reason=f"not here: {', '.join(lacking())}")
+@pytest.mark.parametrize(("chosen", "ratio"), [(0, 0), (0, 4), (5, 4)],
+                         ids=["window", "all", "chosen"])
+def test_attention_as_the_compiler_plans_it_is_in_order(chosen, ratio):
+    kernel = hybrid_attention("a", attention_op(attention(20, 64, 75, chosen, ratio)), 1)
+    assert kernel is not None
+    (module,) = [m for m in emitted(kernel).modules if m.name.startswith("attention")]
+    snapshot = lower(module.text, CHIP, module.name).snapshot
+    assert check(snapshot) == []
+    # a flag less between the cores is seen
+    lines = snapshot.splitlines()
+    at = next(i for i, line in enumerate(lines) if "sync_block_set[<CUBE>, <PIPE_FIX>" in line)
+    assert check("\n".join(lines[:at] + lines[at + 1:])) != []
