@@ -120,8 +120,12 @@ def distinct(some: Iterable[Unit], sources: Mapping[str, Source]) -> dict[str, U
     return found
 
 
-def swept(name: str, notes: Path, ops: Sequence[str]) -> Iterator[Swept]:
-    """Records of all kernels, from `notes` (a file of JSON lines) or made now and put there."""
+def swept(name: str, notes: Path, ops: Sequence[str], so_far: bool = False) -> Iterator[Swept]:
+    """Records of all kernels, from `notes` (a file of JSON lines) or made now and put there.
+
+    Args:
+        so_far: nothing is made; kernels without a record have one without faults and inputs.
+    """
     before = {}
     if notes.exists():
         for line in notes.read_text().splitlines():
@@ -138,6 +142,10 @@ def swept(name: str, notes: Path, ops: Sequence[str]) -> Iterator[Swept]:
     one_each = list(distinct(some, sources).values())
     left = [u for u in one_each if u.kernels[0].name not in before
             and syncs(sources[u.kernels[0].name].files[f"{u.kernels[0].name}.mlu"].decode())]
+    if so_far:
+        yield from (before.get(u.kernels[0].name, Swept(u.kernels[0].name, u.op))
+                    for u in one_each if u in left or u.kernels[0].name in before)
+        return
     left.sort(key=lambda u: len(sources[u.kernels[0].name].files[f"{u.kernels[0].name}.mlu"]))
     with tempfile.TemporaryDirectory() as folder:
         names = [u.kernels[0].name for u in left]
@@ -154,27 +162,32 @@ def swept(name: str, notes: Path, ops: Sequence[str]) -> Iterator[Swept]:
 
 
 def report(name: str, records: Iterable[Swept]) -> dict[str, Any]:
-    """Figures, and by kernel what was not caught: ``line: text``."""
+    """Figures, and by kernel what was not caught: ``line sync``."""
     verdicts = ("caught", "missed", "harmless", "not reached")
-    total: dict[str, Any] = {"kernels_with_syncs": 0, "false_alarms": 0, "left_out": 0,
-                             **dict.fromkeys(verdicts, 0)}
-    listed: dict[str, dict[str, list[str]]] = {v: {} for v in verdicts[1:]}
-    alarms = {}
+    total: dict[str, Any] = {"kernels_with_syncs": 0, "kernels_tried": 0, "false_alarms": 0,
+                             "left_out": 0, **dict.fromkeys(verdicts, 0)}
+    listed: dict[str, dict[str, str]] = {v: {} for v in verdicts[1:]}
+    alarms, by_sync = {}, dict[str, dict[str, int]]()
     for record in records:
         total["kernels_with_syncs"] += 1
+        total["kernels_tried"] += bool(record.inputs)
         if record.alarm:
             alarms[record.kernel] = record.alarm
         total["left_out"] += len(record.faults)
         for fault in record.faults:
             total[fault.verdict] += 1
+            word = fault.text.partition("(")[0].removeprefix("__")
+            kind = by_sync.setdefault(word, dict.fromkeys(verdicts, 0))
+            kind[fault.verdict] += 1
             if fault.verdict != "caught":
-                listed[fault.verdict].setdefault(record.kernel, []).append(
-                    f"{fault.line}: {fault.text}")
+                known = listed[fault.verdict].get(record.kernel)
+                listed[fault.verdict][record.kernel] = (
+                    f"{known}, " * bool(known) + f"{fault.line} {word}")
     total["false_alarms"] = len(alarms)
     judged = total["caught"] + total["missed"]
     return {"target": name, "when": datetime.date.today().isoformat(), "total": {
         **total, "caught_of_those_that_matter": round(total["caught"] / judged, 4) if judged
-        else None}, "false_alarms": alarms, **listed}
+        else None}, "by_sync": by_sync, "false_alarms": alarms, **listed}
 
 
 def main() -> None:
@@ -183,9 +196,11 @@ def main() -> None:
     words.add_argument("target")
     words.add_argument("notes", type=Path, help="a file of records; a sweep goes on where it ends")
     words.add_argument("ops", nargs="*")
+    words.add_argument("--so-far", action="store_true", help="no kernel is run")
     words.add_argument("--json", type=Path, help="where the report goes")
     given = words.parse_args()
-    document = report(given.target, swept(given.target, given.notes, given.ops))
+    document = report(given.target,
+                      swept(given.target, given.notes, given.ops, given.so_far))
     if given.json:
         given.json.write_text(json.dumps(document, indent=1) + "\n")
     print(json.dumps(document["total"], indent=1))

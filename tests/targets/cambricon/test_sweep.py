@@ -82,9 +82,12 @@ def test_a_sweep_catches_what_matters_and_goes_on_where_it_stopped(tmp_path: Pat
     assert (total["false_alarms"], total["missed"]) == (0, 0)
     assert total["caught"] > 0
     assert total["left_out"] == sum(total[v] for v in ("caught", "harmless", "not reached"))
-    assert total["harmless"] == sum(map(len, document["harmless"].values()))
+    assert total["harmless"] == sum(len(some.split(", ")) for some in
+                                    document["harmless"].values())
+    assert total["kernels_tried"] == total["kernels_with_syncs"] > 0
     before = notes.read_text()
     assert report(TARGET, swept(TARGET, notes, ["exp"])) == document
+    assert report(TARGET, swept(TARGET, notes, ["exp"], so_far=True)) == document
     assert notes.read_text() == before
     assert {json.loads(line)["op"] for line in before.splitlines()} == {"exp"}
 
