@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from firstlight.targets.ascend.hazards_events import PIPES, Bits, Event, Memory
 from firstlight.targets.ascend.hazards_scalar import Value, integer
-from firstlight.targets.ascend.rewrite_hivm import BITS, SIZES
+from firstlight.targets.ascend.rewrite_calls import BITS, SIZES
 from firstlight.targets.ascend.rewrite_ops import Hivm, Op, Refused, hivm, memref, split
 
 if TYPE_CHECKING:

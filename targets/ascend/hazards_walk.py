@@ -12,7 +12,7 @@ from firstlight.targets.ascend.hazards_events import Bits, Event, Memory, Part
 from firstlight.targets.ascend.hazards_scalar import SCALAR, Value, alternatives
 from firstlight.targets.ascend.hazards_views import VIEWS
 from firstlight.targets.ascend.rewrite import Function
-from firstlight.targets.ascend.rewrite_hivm import BITS
+from firstlight.targets.ascend.rewrite_calls import BITS
 from firstlight.targets.ascend.rewrite_ops import Op, Refused, memref, split
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from firstlight.targets.ascend.rewrite_hivm import SIZES, Context, chip, special
+from firstlight.targets.ascend.rewrite_calls import SIZES, Context
+from firstlight.targets.ascend.rewrite_hivm import chip, special
 from firstlight.targets.ascend.rewrite_ops import Op, Refused, balanced, dictionary, parse, split
 from firstlight.targets.ascend.rewrite_upstream import (
     NEW,

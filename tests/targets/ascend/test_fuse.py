@@ -117,6 +117,13 @@ def test_attention_is_one_step_and_comes_apart(chosen, sizes):
     assert "attention" not in {m.name.rsplit("_", 1)[0] for m in made.modules}
 
 
+def test_fewer_entries_than_a_block_are_left_to_the_plain_steps():
+    op = attention_op(attention(4, 32, 8, 0, 16))       # 4 entries
+    kernel = hybrid_attention("a", op, 1)
+    assert kernel is not None
+    assert not any(isinstance(s, Attention) for s in best(kernel).steps)
+
+
 def test_narrow_heads_are_not_the_cube_cores():
     assert hybrid_attention("a", attention_op(attention(3, 8, 8)), 1) is None
 
