@@ -1,8 +1,8 @@
 """Every sync of every kernel that a target emits for the kit's cases left out, one at a time.
 
 Kernels with the same text, names aside, are tried once. A kernel runs on inputs of several sizes,
-longest loops first; a fault that the detector reports on one of them is caught and goes no further,
-one that it does not report is held against the values on all of them. Records are kept kernel by
+longest loops first; a fault that the detector reports on one of them is caught and goes no further.
+The values of one that it reports on none are compared on the first. Records are kept kernel by
 kernel, so that a sweep that was ended goes on where it stopped.
 """
 
@@ -52,9 +52,14 @@ class Swept:
 
 
 class Trying(BangExecutor):
-    """Runs a kernel as ever, and before that all faults of it that are not caught yet."""
+    """Runs a kernel as ever, and before that all faults of it that are not caught yet.
+
+    Attributes:
+        values: whether they are to be seen in the results, or by the detector.
+    """
 
     swept: Swept
+    values = False
 
     def run(self, symbol: str, buffers: Sequence[Array], tokens: int) -> None:
         """See `Executor.run`."""
@@ -70,14 +75,11 @@ class Trying(BangExecutor):
 
         trial = Trial(f"{symbol}.mlu", self.chip.arch, on_copies)
         found = self.swept
-        found.alarm = found.alarm or trial.alarm()
-        found.faults = [f if f.said else _both(f, trial.without(f.line, f.text))
+        if not self.values:
+            found.alarm = found.alarm or trial.alarm()
+        found.faults = [f if f.said else trial.compared(f) if self.values else trial.said(f)
                         for f in found.faults]
         super().run(symbol, buffers, tokens)
-
-
-def _both(a: Fault, b: Fault) -> Fault:
-    return Fault(a.line, a.text, a.reached or b.reached, a.said or b.said, a.changes + b.changes)
 
 
 def inputs(unit: Unit) -> Iterator[tuple[int, int]]:
@@ -97,15 +99,17 @@ def sweep(unit: Unit, target: Target, executor: Trying) -> Swept:
     began = time.perf_counter()
     (kernel,) = unit.kernels
     text = executor.sources[kernel.name].files[f"{kernel.name}.mlu"].decode()
-    found = Swept(kernel.name, unit.op, faults=[Fault(n, t, False, "", ()) for n, t in syncs(text)])
-    executor.swept = found
-    for tokens, pos in inputs(unit):
+    found = Swept(kernel.name, unit.op, faults=[Fault(n, t) for n, t in syncs(text)])
+    executor.swept, some = found, list(inputs(unit))
+    for number, (tokens, pos) in enumerate([*some, some[0]]):
         if all(f.said for f in found.faults):
             break
+        executor.values = number == len(some)
         sizes, random = {"B": 1, "S": tokens, "C": CONTEXT}, np.random.default_rng(tokens)
         operands = list(unit.case.operands(random, sizes, pos, unit.case.changes[0]))
         Run(executor, target.packer, unit, operands, sizes)
-        found.inputs.append([tokens, pos])
+        if not executor.values:
+            found.inputs.append([tokens, pos])
     found.seconds = round(time.perf_counter() - began, 2)
     return found
 

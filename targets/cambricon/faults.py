@@ -31,9 +31,9 @@ class Fault:
 
     line: int
     text: str
-    reached: bool
-    said: str
-    changes: tuple[str, ...]
+    reached: bool = False
+    said: str = ""
+    changes: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -57,17 +57,11 @@ def syncs(text: str) -> list[tuple[int, str]]:
 
 @dataclass
 class Trial:
-    """A kernel on one input.
-
-    Attributes:
-        file: the name under which the text was compiled.
-        values: whether values are compared of what the detector has reported, too.
-    """
+    """A kernel on one input; `file` is the name under which its text was compiled."""
 
     file: str
     arch: int
     run: Run
-    values: bool = False
     _expected: dict[Settings, bytes] = field(default_factory=dict)
 
     def alarm(self) -> str:
@@ -75,21 +69,26 @@ class Trial:
         said = (self.run(way)[0].problem for way in self._checked())
         return next(filter(None, said), "")
 
-    def without(self, line: int, text: str) -> Fault:
-        """The sync in this line left out."""
-        said, reached, changes = "", False, []
+    def said(self, fault: Fault) -> Fault:
+        """What the detector says, in any queue order, where the sync is left out."""
         for way in self._checked():
-            outcome, _ = self.run(replace(way, without=(self.file, line)))
-            said, reached = said or outcome.problem, reached or outcome.left_out
-            if said and not self.values:
-                return Fault(line, text, True, said, ())
-        for way in self._unchecked() if reached else ():
+            outcome, _ = self.run(replace(way, without=(self.file, fault.line)))
+            fault = replace(fault, said=fault.said or outcome.problem,
+                            reached=fault.reached or outcome.left_out or bool(outcome.problem))
+            if fault.said:
+                break
+        return fault
+
+    def compared(self, fault: Fault) -> Fault:
+        """In which orders and seeds the results differ."""
+        line, changes = fault.line, list(fault.changes)
+        for way in self._unchecked() if fault.reached else ():
             if way not in self._expected:
                 self._expected[way] = self.run(way)[1]
             outcome, got = self.run(replace(way, without=(self.file, line)))
             if got != self._expected[way] or outcome.problem:
                 changes.append(f"{way.order}, seed {way.seed}")
-        return Fault(line, text, reached, said, tuple(changes))
+        return replace(fault, changes=tuple(changes))
 
     def _checked(self) -> list[Settings]:
         return [Settings(self.arch, order, 0, serial=True) for order in ORDERS]
@@ -105,8 +104,9 @@ def seeded(file: str, text: str, arch: int, run: Run) -> tuple[str, list[Fault]]
     Args:
         file: the name under which the text was compiled.
     """
-    trial = Trial(file, arch, run, values=True)
-    return trial.alarm(), [trial.without(line, call) for line, call in syncs(text)]
+    trial = Trial(file, arch, run)
+    return trial.alarm(), [trial.compared(trial.said(Fault(line, call)))
+                           for line, call in syncs(text)]
 
 
 def summary(kernels: Mapping[str, tuple[str, Sequence[Fault]]]) -> dict[str, Any]:
