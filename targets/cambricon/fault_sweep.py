@@ -172,9 +172,11 @@ def report(name: str, records: Iterable[Swept]) -> dict[str, Any]:
                              "left_out": 0, **dict.fromkeys(verdicts, 0)}
     listed: dict[str, dict[str, str]] = {v: {} for v in verdicts[1:]}
     alarms, by_sync = {}, dict[str, dict[str, int]]()
+    not_tried: list[str] = []
     for record in records:
         total["kernels_with_syncs"] += 1
         total["kernels_tried"] += bool(record.inputs)
+        not_tried += [record.kernel] * (not record.inputs)
         if record.alarm:
             alarms[record.kernel] = record.alarm
         total["left_out"] += len(record.faults)
@@ -191,7 +193,8 @@ def report(name: str, records: Iterable[Swept]) -> dict[str, Any]:
     judged = total["caught"] + total["missed"]
     return {"target": name, "when": datetime.date.today().isoformat(), "total": {
         **total, "caught_of_those_that_matter": round(total["caught"] / judged, 4) if judged
-        else None}, "by_sync": by_sync, "false_alarms": alarms, **listed}
+        else None}, "by_sync": by_sync, "not_tried": not_tried,
+        "false_alarms": alarms, **listed}
 
 
 def main() -> None:
