@@ -24,7 +24,7 @@ __all__ = ["NATIVE", "TARGETS", "detect"]
 V3 = ("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe")
 V4 = (*V3, "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl")
 VNNI = (*V4, "avx512_vnni", "avx512vbmi")
-FP4 = "fp4e2m1/32:ue8m0"
+FOUR_BITS = ("fp4e2m1/32:ue8m0", "int4/32:bf16")
 FP8 = "fp8e4m3/128x128:ue8m0"
 
 
@@ -71,12 +71,12 @@ TARGETS = (
     _x86("cpu-x86-64-v4", "AVX-512", V4, 16, "words", "x86-64-v4"),
     _x86("cpu-x86-64-v4-vnni", "AVX-512 and VNNI (Ice Lake, Zen 4 and later)", VNNI, 16, "vnni",
          "x86-64-v4", "+avx512vnni", "+avx512vbmi"),
-    # FP4 is decoded by an instruction of x86
+    # four bits are decoded by an instruction of x86
     _foreign("cpu-aarch64", "64-bit Arm CPUs with dotprod", ARM, "aarch64",
-             ("asimd", "asimddp"), (FP4,)),
+             ("asimd", "asimddp"), FOUR_BITS),
     # and RISC-V has no conversion of float16 without Zvfhmin
     _foreign("cpu-riscv64", "64-bit RISC-V CPUs with vectors (RVV 1.0)", RISC_V, "riscv64", (),
-             (FP4, FP8, "f16")),
+             (*FOUR_BITS, FP8, "f16")),
 )
 
 
