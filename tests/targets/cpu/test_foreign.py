@@ -17,7 +17,7 @@ from firstlight.frontend.model import trace_model, weight_types
 from firstlight.ir import dims
 from firstlight.ir.dims import B, S
 from firstlight.ir.interpreter import Interpreter
-from firstlight.ir.types import GROUP_FP4, StateType, TensorType
+from firstlight.ir.types import GROUP_FP4, GROUP_INT4, StateType, TensorType
 from firstlight.passes.plan_memory import Place, Step
 from firstlight.runtime import FirstlightError, load
 from firstlight.targets import find
@@ -151,9 +151,9 @@ def test_without_qemu_nothing_is_emulated(tmp_path: Path, monkeypatch: pytest.Mo
 
 @each_target
 def test_what_an_instruction_of_x86_decodes_is_left_to_generic_kernels(name: str):
-    """fp4 weights have no hand-written kernel here, bf16 weights do."""
+    """Weights of four bits have no hand-written kernel here, bf16 weights do."""
     overrides = find(name).overrides()
-    for codec, made in ((GROUP_FP4, False), ("bf16", True)):
+    for codec, made in ((GROUP_FP4, False), (GROUP_INT4, False), ("bf16", True)):
         types = (TensorType((B, S, 64), "f32"), TensorType((16, 64), "f32", codec))
         (op,) = Case("linear", types).module({"B": 1})["main"].ops
         assert (overrides["linear"]("one", op, 4) is not None) == made
