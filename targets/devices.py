@@ -17,8 +17,15 @@ Loaded = tuple[KernelLaunches, Mapping[str, Function]]
 """A kernel's launches, and the functions that they name."""
 
 
+GUARD = 4096
+"""Bytes around a buffer that no kernel may change."""
+_FILL = 0xC7
+
+
 class DeviceExecutor:
     """A `firstlight.codegen.target.Executor`: arrays go to the device and come back.
+
+    Raises RuntimeError where a kernel wrote beside a buffer.
 
     Args:
         name: of the device.
@@ -44,14 +51,28 @@ class DeviceExecutor:
         for place, buffer in zip(memory, buffers, strict=True):
             if buffer.flags.writeable and buffer.size:
                 self.queue.read(place.memory, place.offset, _bytes(buffer))
+        names = [*(f"pointer {i}" for i in range(len(memory))), "its workspace"]
+        sizes = [*(buffer.nbytes for buffer in buffers), max(size, 64)]
+        for name, place, nbytes in zip(names, [*memory, workspace], sizes, strict=True):
+            self._check_guards(f"{symbol}, {name}", place, nbytes)
+
+    def _check_guards(self, what: str, place: Pointer, nbytes: int) -> None:
+        for where, at in (("before", 0), ("behind", GUARD + nbytes)):
+            guard = np.zeros(GUARD, np.uint8)
+            self.queue.read(place.memory, at, guard)
+            self.queue.finish()
+            if (guard != _FILL).any():
+                raise RuntimeError(f"{what}: memory {where} it was overwritten")
 
     def _upload(self, buffer: Array) -> Pointer:
-        """At byte 64 of its memory: kernels must not count on the beginning."""
-        memory = self.queue.allocate(64 + max(buffer.nbytes, 64))
+        """Between guards, so that kernels cannot count on the beginning of memory either."""
+        room = np.full(buffer.nbytes + 2 * GUARD, _FILL, np.uint8)
         if buffer.size:
-            self.queue.write(memory, 64, _bytes(buffer))
-            self.queue.finish()
-        return Pointer(memory, 64)
+            room[GUARD:-GUARD] = _bytes(buffer)
+        memory = self.queue.allocate(room.nbytes)
+        self.queue.write(memory, 0, room)
+        self.queue.finish()
+        return Pointer(memory, GUARD)
 
 
 def _call(function: Function, launch: Launch, given: Mapping[int | str, Any], tokens: int) -> Call:

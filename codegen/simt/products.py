@@ -56,7 +56,8 @@ def linears(name: str, segments: Sequence[Weight], groups: int, tokens: int, thr
     """x [S, G, K] and weights [G*N_i, K] -> y_i [S, G*N_i]; rows g*N_i.. are for x[:, g].
 
     Args:
-        tokens: 1 if S is 1, else anything.
+        tokens: 1 if x has one row, which it may also where S is more (the last token of a call);
+            else anything.
         room: bytes of group memory.
     """
     names = [w.pointers(f"w{i}") for i, w in enumerate(segments)]
@@ -64,6 +65,7 @@ def linears(name: str, segments: Sequence[Weight], groups: int, tokens: int, thr
 
     def body(x_: Any, *rest: Any) -> None:
         *pointers, count = rest
+        count = T.int32(1) if tokens == 1 else count
         x = T.decl_buffer((count * groups * k,), "float32", data=x_)
         for weight, own in zip(segments, names, strict=True):
             weight.bind(pointers[:len(own)])

@@ -70,8 +70,10 @@ def _wide() -> Iterator[Case]:
                    long=True)
         yield Case("hyper_post", (streams, f32(B, S, 32), f32(B, S, n), f32(B, S, n, n)), {},
                    HOSTILE)
-    yield Case("hyper_head", (streams, f32(4, 128), f32(4), f32(1), f32(32)),
-               {"eps": 1e-6, "hc_eps": 1e-6}, HOSTILE)
+    for x in (streams, f32(B, 1, 4, 32)):       # of all tokens, and of a call's last only
+        yield Case("hyper_head", (x, f32(4, 128), f32(4), f32(1), f32(32)),
+                   {"eps": 1e-6, "hc_eps": 1e-6}, HOSTILE)
+    yield Case("rms_norm", (f32(B, 1, 64),), {"eps": 1e-6}, small)
     keys = StateType("entries", 32, ratio=4)
     yield Case("index_select", (f32(B, S, 4, 32), f32(B, S, 4), keys, I32, i32(B, S)),
                {"k": 4, "scale": 0.25, "head_scale": 0.5}, (plain, ties, zero_rows),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from firstlight.ir import dims
-from firstlight.ir.types import BLOCK_FP8, REAL, StateType
+from firstlight.ir.types import BLOCK_FP8, GROUP_FP4, GROUP_INT8, REAL, StateType
 from firstlight.targets.conform.cases import Case, boolean, f32, i32
 from firstlight.targets.conform.data import (
     angles,
@@ -116,6 +116,8 @@ def _products() -> Iterator[Case]:
                        long=True)
     yield Case("linear", (f32(B, S, 130), f32(257, 130, codec=BLOCK_FP8)))
     yield Case("linear", (f32(B, S, 7), f32(5, 7)))
+    for codec in ("bf16", BLOCK_FP8, GROUP_FP4, GROUP_INT8):    # of a call's last token only
+        yield Case("linear", (f32(B, 1, 64), f32(140, 64, codec=codec)))
 
 
 def _reductions() -> Iterator[Case]:

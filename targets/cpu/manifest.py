@@ -51,9 +51,21 @@ def _hand_written(lanes: int, leave: Sequence[str], integers: str = "") -> Mappi
 
     def fitting(override: Override) -> Override:
         return lambda name, op, tokens: (
-            None if _codecs(op) & set(leave) else override(name, op, tokens))
+            None if _codecs(op) & set(leave) or _for_all_tokens(op, tokens)
+            else override(name, op, tokens))
 
     return {name: fitting(override) for name, override in overrides(lanes, integers).items()}
+
+
+ONE_ROW = frozenset({"group_linear", "hyper_head", "hyper_pre", "linear", "linears"})
+"""Ops whose kernels know that S tokens may have one row: the last one's."""
+
+
+def _for_all_tokens(op: Op, tokens: int) -> bool:
+    """Whether the kernel would work on S rows where the op has one."""
+    kind = op.results[0].type
+    one = isinstance(kind, TensorType) and kind.rank > 1 and kind.shape[1] == 1
+    return one and tokens > 1 and op.name not in ONE_ROW
 
 
 def _codecs(op: Op) -> set[str]:
