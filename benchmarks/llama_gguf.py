@@ -19,11 +19,14 @@ def main() -> None:
     source, checkpoint, out, *options = sys.argv[1:]
     folder = Path(source).resolve()
     sys.path[:0] = [str(folder), str(folder / "gguf-py")]
-    from conversion.base import TextModel  # type: ignore[import-not-found]
     from conversion.deepseek import DeepseekV4Model  # type: ignore[import-not-found]
 
     if not (Path(checkpoint) / "tokenizer.json").is_file():
-        DeepseekV4Model.set_vocab = TextModel._set_vocab_none
+        def set_vocab(self: DeepseekV4Model) -> None:
+            self._set_vocab_none()
+            self.gguf_writer.add_vocab_size(self.hparams["vocab_size"])    # it counts no tokens
+
+        DeepseekV4Model.set_vocab = set_vocab
     index = DeepseekV4Model.index_tensors
     DeepseekV4Model.index_tensors = lambda self, *args, **names: {
         name: tensor for name, tensor in index(self, *args, **names).items()
