@@ -70,8 +70,8 @@ def _wide() -> Iterator[Case]:
                    long=True)
         yield Case("hyper_post", (streams, f32(B, S, 32), f32(B, S, n), f32(B, S, n, n)), {},
                    HOSTILE)
-    for x in (streams, f32(B, 1, 4, 32)):       # of all tokens, and of a call's last only
-        yield Case("hyper_head", (x, f32(4, 128), f32(4), f32(1), f32(32)),
+    for given in (streams, f32(B, 1, 4, 32)):   # of all tokens, and of a call's last only
+        yield Case("hyper_head", (given, f32(4, 128), f32(4), f32(1), f32(32)),
                    {"eps": 1e-6, "hc_eps": 1e-6}, HOSTILE)
     yield Case("rms_norm", (f32(B, 1, 64),), {"eps": 1e-6}, small)
     keys = StateType("entries", 32, ratio=4)

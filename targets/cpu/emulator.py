@@ -106,7 +106,6 @@ class Emulated:
             self._start()       # one kernel ended it; the others can still be called
             raise RuntimeError(f"{symbol}: the emulated process ended with {status}") from error
 
-
     def _give(self, buffer: NDArray[Any]) -> None:
         if found := self._kept.get(id(buffer)):
             self._send.write(struct.pack("<2q", KEPT, found[0]))

@@ -60,8 +60,7 @@ def expert_ffn(
         if tokens == 1:
             _vector(x, index, gates, weights, y, chosen, limit, lanes, integers)
         else:
-            _matrix(x, index, gates, weights, y, count, chosen, tokens, limit, lanes,
-                    integers)
+            _matrix(x, index, gates, weights, y, count, chosen, tokens, limit, lanes, integers)
 
     operands = [("x", "float32"), ("index", "int32"), ("weights", "float32")]
     pointers = [*operands, *(p for own in names for p in own), ("y", "float32")]
@@ -78,8 +77,8 @@ def _vector(
     w1, w3, w2, s1, s3, s2 = weights
     ups = (w1, w3, s1, s3)
     given = Vectors(x_copy(x, 1, w1.k, ups, lanes), 1, ups, lanes, integers).fill()
-    routed = Vectors(_hidden_vectors(w2, chosen, lanes), chosen, [w2], lanes, integers)
-    shared = Vectors(_hidden_vectors(s2, 1, lanes), 1, [s2], lanes, integers)
+    routed = Vectors(_hidden(w2, chosen, chosen), chosen, [w2], lanes, integers)
+    shared = Vectors(_hidden(s2, 1, 1), 1, [s2], lanes, integers)
 
     def routed_up(i: Expr) -> None:
         slot = T.bind(T.truncdiv(i, T.int32(w1.tiles)))
@@ -114,13 +113,15 @@ def _vector(
     parallel_by_bytes([(w2.tiles, chosen * w2.tile_bytes + s2.tile_bytes, down)])
 
 
-def _hidden_vectors(down: Weight, rows: int, lanes: int) -> Any:
-    """Buffer [rows, ..] for f as the tiles of a down projection read it: zero behind its tiles."""
+def _hidden(down: Weight, rows: int, used: Expr) -> Any:
+    """Buffer [rows, ..], of which `used` are in use, for f as a down projection reads it: zero
+    behind its tiles."""
     written = -(-down.k // TILE) * TILE
     width = max(written, down.padded)
     hidden = T.alloc_buffer((rows, width), "float32")
-    with T.serial(rows) as r, T.serial(width - written) as i:
-        T.buffer_store(hidden, T.float32(0), [r, written + i])
+    if width > written:
+        with T.serial(used) as r, T.serial(width - written) as i:
+            T.buffer_store(hidden, T.float32(0), [r, written + i])
     return hidden
 
 
@@ -146,7 +147,7 @@ def _matrix(
     w1, w3, w2, s1, s3, s2 = weights
     most = tokens * chosen
     routed, shared = (
-        Rows(_hidden_rows(w, rows, used), rows, [w], lanes, integers, used)
+        Rows(_hidden(w, rows, used), rows, [w], lanes, integers, used)
         for w, rows, used in ((w2, most, count * chosen), (s2, tokens, count)))
     groups = _Groups(index, count, chosen, w1.count, tokens)
     given = Rows.given(x, tokens, w1.k, (w1, w3, s1, s3), lanes, integers, count)
@@ -174,22 +175,10 @@ def _matrix(
         size = T.bind(groups.starts[expert + 1] - first)
         _swiglu_strip(
             w1, w3, strip, expert, given, lambda r: groups.token(first + r), size, most, limit,
-            lanes,
-            keep,
+            lanes, keep,
         )  # fmt: skip
 
     _down(w2, s2, groups, routed.fill(), shared.fill(), y, count, most, lanes)
-
-
-def _hidden_rows(down: Weight, rows: int, used: Expr) -> Any:
-    """Like `_hidden_vectors`, for many tokens of which `used` are there."""
-    written = -(-down.k // TILE) * TILE
-    width = max(written, down.padded)
-    hidden = T.alloc_buffer((rows, width), "float32")
-    if width > written:
-        with T.serial(used) as r, T.serial(width - written) as i:
-            T.buffer_store(hidden, T.float32(0), [r, written + i])
-    return hidden
 
 
 class _Groups:

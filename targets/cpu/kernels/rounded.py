@@ -2,8 +2,7 @@
 
 Of 128 activations each is rounded to an integer |a| <= 32512 times a step: an error of at most
 1.6e-5 of the largest of them. Products are exact until a group of 32 has been summed; groups are
-then added in one order, so that a token alone and a chunk of tokens give the same bits, on every
-machine.
+then added in one order, so that a token alone and a chunk of tokens give the same bits.
 """
 
 from __future__ import annotations
@@ -15,15 +14,21 @@ from typing import Any
 from firstlight.codegen.tvm_bridge import T
 from firstlight.targets.cpu.kernels.micro import E2M1, INT4
 from firstlight.targets.cpu.kernels.panel import DEPTH
-from firstlight.targets.cpu.kernels.vecmath import Cell, Expr, across, get, put, spread
+from firstlight.targets.cpu.kernels.vecmath import (
+    ROUNDER,
+    Cell,
+    Expr,
+    across,
+    get,
+    put,
+    spread,
+)
 
 GROUP = 32
 """Columns that share a scale of the weight."""
 MOST = 127 * 256
 """The integer of the largest of 128 activations: its upper byte is signed, too."""
 LEAST = 1e-30
-ROUNDER = 12582912.0
-"""1.5 * 2**23: the sum of it and an integer has the integer in its low bits."""
 
 
 @dataclass(frozen=True)
