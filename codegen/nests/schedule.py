@@ -44,10 +44,15 @@ DEPTH = 8
 """A product's inner axis is a multiple of it: 32 bytes, the cube core's own unit."""
 
 
-def tiles(nest: Nest, budget: int, cube: bool) -> Iterator[Tile]:
-    """Tiles of at most `budget` elements that together are the nest; `cube`: products may be."""
+def tiles(nest: Nest, budget: int, cube: bool, joined: bool = False) -> Iterator[Tile]:
+    """Tiles of at most `budget` elements that together are the nest.
+
+    Args:
+        cube: products may be.
+        joined: several inner axes of a product may be one row of its operands.
+    """
     for piece in _affine(nest, 0):
-        yield from _sized(piece, budget, cube)
+        yield from _sized(piece, budget, cube, joined)
 
 
 def _affine(nest: Nest, depth: int) -> Iterator[Nest]:
@@ -66,17 +71,19 @@ def _indices(nest: Nest) -> list[Node]:
     return [nest.index, *(n.args[1] for node in nodes for n in walk(node) if n.op == "load")]
 
 
-def _sized(nest: Nest, budget: int, cube: bool) -> Iterator[Tile]:
+def _sized(nest: Nest, budget: int, cube: bool, joined: bool) -> Iterator[Tile]:
     """The tile of a nest, or of the pieces that it has to be cut into first."""
     names: set[str] = set()
     sides = factors(nest) if cube else None
     pieces: list[Nest] | None = None
     if sides is not None:
         for part in nest.parts:
-            pieces = pieces or _fitted(nest, part.axes, 2 * budget // SIDE, names)
-        # several inner axes would have to be one row in memory, which padding forbids
+            pieces = pieces or _fitted(nest, part.axes, 2 * budget // SIDE, names,
+                                       2 if joined else LEAST)
+        # several inner axes have to be one row in memory, which padding may forbid
         inner = [[a.length or 0 for a in p.axes if a.name in names] for p in nest.parts]
-        if pieces is None and any(len(i) != 1 or i[0] % DEPTH for i in inner):
+        if pieces is None and any((len(i) > 1 and not joined) or not i or math.prod(i) % DEPTH
+                                  for i in inner):
             sides = None
     if sides is not None:
         rows, columns = sides
@@ -95,12 +102,13 @@ def _sized(nest: Nest, budget: int, cube: bool) -> Iterator[Tile]:
     if pieces is None:
         yield Tile(nest, frozenset(names))
     for piece in pieces or ():
-        yield from _sized(piece, budget, cube)
+        yield from _sized(piece, budget, cube, joined)
 
 
-def _fitted(nest: Nest, axes: Sequence[Axis], room: int, names: set[str]) -> list[Nest] | None:
+def _fitted(nest: Nest, axes: Sequence[Axis], room: int, names: set[str],
+            least: int = LEAST) -> list[Nest] | None:
     """Put axes into a tile, from the last one on, while there is room; or cut the one that would
-    fit in part, and return the pieces."""
+    fit in part (in pieces of `least` or more), and return the pieces."""
     left = room
     for axis in reversed(axes):
         if not _movable(nest, axis.name):
@@ -114,7 +122,7 @@ def _fitted(nest: Nest, axes: Sequence[Axis], room: int, names: set[str]) -> lis
         if length <= left:
             names.add(axis.name)
             left //= length
-        elif left >= LEAST or left == room:
+        elif left >= least or left == room:
             return cut(nest, axis.name, _share(length, left))
         else:
             break

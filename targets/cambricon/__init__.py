@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from firstlight.targets.cambricon.executor import BangExecutor
 
 
-MATMUL = Option({"matrix": "products by the matrix unit: reshape_filter, NRAM2WRAM, matmul",
-                 "vector": "products by vector instructions, should WRAM not be as we believe"})
+MATMUL = {"matrix": "products by the matrix unit: reshape_filter, NRAM2WRAM, matmul",
+          "vector": "products by vector instructions, should WRAM not be as we believe",
+          "bf16": "products by the matrix unit, of bf16 numbers where that rounds nothing"}
+NO_BF16 = "reshape_filter has no bf16 before mtp_500, and no other way to the matrix unit is known"
 
 
 CLUSTERS = Option({"1": "four cores work on a kernel", "2": "eight", "4": "sixteen",
@@ -32,23 +34,28 @@ CLUSTERS = Option({"1": "four cores work on a kernel", "2": "eight", "4": "sixte
 STAGING = Option({"sram": "what the cores of a cluster share is fetched once, by its memory core",
                   "none": "each core fetches what it needs"})
 
-OPTIONS = {"clusters": CLUSTERS, "matmul": MATMUL, "staging": STAGING}
+
+def options(chip: Chip) -> Mapping[str, Option]:
+    """What can be chosen for a chip."""
+    refused = {} if chip.bf16 else {"bf16": NO_BF16}
+    return {"clusters": CLUSTERS, "matmul": Option(MATMUL, refused), "staging": STAGING}
 
 
 @dataclass(frozen=True)
 class How:
-    """What options choose: the matrix unit or vectors, how many clusters, SRAM or not."""
+    """What options choose: the matrix unit or vectors, how many clusters, SRAM or not, bf16."""
 
     matrix: bool
     clusters: int
     staging: bool
+    bf16: bool
 
 
 def _emit(chip: Chip, how: How, kernel: Kernel) -> Source:
     from firstlight.targets.cambricon.emit import source
     from firstlight.targets.cambricon.lint import check
 
-    made = source(chip, kernel, how.matrix, how.clusters, how.staging)
+    made = source(chip, kernel, how.matrix, how.clusters, how.staging, how.bf16)
     check(made.files[f"{kernel.name}.mlu"].decode(), kernel.name, made.launch)
     return made
 
@@ -80,7 +87,8 @@ def _tools() -> tuple[Tool, ...]:
 
 
 def _target(chip: Chip, chosen: Mapping[str, str]) -> Target:
-    how = How(chosen["matmul"] == "matrix", int(chosen["clusters"]), chosen["staging"] == "sram")
+    how = How(chosen["matmul"] != "vector", int(chosen["clusters"]), chosen["staging"] == "sram",
+              chosen["matmul"] == "bf16")
     return Target(
         name=chip.name,
         summary=f"Cambricon {chip.product}: BANG C, executed in an emulator, never on a card",
@@ -95,11 +103,11 @@ def _target(chip: Chip, chosen: Mapping[str, str]) -> Target:
         build=partial(_build, chip, how),
         emulate=partial(_emulate, chip, how),
         launcher="cnrt",
-        options=OPTIONS,
+        options=options(chip),
         configured=partial(_target, chip),
         tools=_tools,
     )
 
 
-TARGETS = tuple(_target(chip, {name: option.default for name, option in OPTIONS.items()})
+TARGETS = tuple(_target(chip, {name: option.default for name, option in options(chip).items()})
                 for chip in CHIPS)

@@ -10,7 +10,7 @@ import re
 import select
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,10 +51,14 @@ class Settings:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a launch came to: "" or the rule that was broken, and whether the sync was reached."""
+    """What a launch came to: "" or the rule that was broken, and whether the sync was reached.
+
+    moved   bytes that copies and gathers moved, by direction: {"GDRAM2NRAM": 4096}
+    """
 
     problem: str
     left_out: bool
+    moved: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -106,11 +110,13 @@ class Machine:
                 int(settings.check), int(settings.overlaps), int(settings.serial), settings.seed,
                 file, line]
         answer = self._ask(" ".join(map(str, ["run", *head, *words])), seconds)
-        word, written, left_out, problem = answer.split("\t", 3)
+        word, written, left_out, traffic, problem = answer.split("\t", 4)
         for argument, place, wrote in zip(arguments, places, written, strict=False):
             if wrote == "1" and isinstance(argument, np.ndarray):
                 argument.reshape(-1).view(np.uint8)[...] = self._view(place, argument.nbytes)
-        return Outcome(_located(problem, library) if word == "failed" else "", left_out == "1")
+        moved = {way: int(size) for way, size in re.findall(r"(\w+):(\d+),", traffic)}
+        return Outcome(_located(problem, library) if word == "failed" else "", left_out == "1",
+                       moved)
 
     def workspace(self, library: Path, symbol: str, tokens: int) -> int:
         """Bytes of workspace that a kernel wants, -1 if it says nothing."""

@@ -12,6 +12,7 @@ from firstlight.codegen.nests.schedule import Tile, tiles
 from firstlight.targets.cambricon.ahead import Ahead, Deal
 from firstlight.targets.cambricon.chips import Chip
 from firstlight.targets.cambricon.codes import Tables
+from firstlight.targets.cambricon.groups import Grouped, Lists, write_lists
 from firstlight.targets.cambricon.legal import Legal
 from firstlight.targets.cambricon.reductions import reduced
 from firstlight.targets.cambricon.scalars import Place, Scalars
@@ -28,6 +29,7 @@ class Body:
         budget: most elements of a tile.
         matrix: whether products are the matrix unit's.
         staging: whether what a cluster's cores share goes through its SRAM.
+        bf16: whether products are of bf16 numbers, where that rounds nothing.
         memory_lines: what the memory core does for that.
         repeats: loops of whole steps around what is written.
     """
@@ -40,12 +42,13 @@ class Body:
     matrix: bool
     tables: Tables
     staging: bool = False
+    bf16: bool = False
     memory_lines: list[str] = field(default_factory=list)
     repeats: int = 0
     extents: dict[str, Size] = field(default_factory=dict)
     tile_axes: tuple[Axis, ...] = ()
 
-    def steps(self, steps: Sequence[Step]) -> None:
+    def steps(self, steps: Sequence[Step | Lists | Grouped]) -> None:
         """All steps; tasks meet between them."""
         for number, step in enumerate(steps):
             if number:
@@ -56,7 +59,7 @@ class Body:
         """What a task wrote, the others read after this."""
         self.out.line("__sync_all_ipu();")
 
-    def step(self, step: Step) -> None:
+    def step(self, step: Step | Lists | Grouped) -> None:
         """One step."""
         if isinstance(step, Repeat):
             name = self.out.fresh("again")
@@ -72,7 +75,15 @@ class Body:
 
             select(self, step)
             return
-        for tile in tiles(step, self.budget, self.matrix):
+        if isinstance(step, Lists):
+            write_lists(self, step)
+            return
+        if isinstance(step, Grouped):
+            from firstlight.targets.cambricon.by_group import ByGroup
+
+            ByGroup(self, step).write()
+            return
+        for tile in tiles(step, self.budget, self.matrix, joined=True):
             self.tile(tile)
 
     # -- loops ----------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ class Chip:
 
     uncertain   fields that no public document states: the conservative value is used
     division    whether vectors have `__bang_div`
+    bf16        whether bf16 numbers can be brought to the matrix unit
     segments    elements of four bytes that rows are a multiple of, where NRAM is moved at a stride
     """
 
@@ -25,13 +26,14 @@ class Chip:
     wram: int
     sram: int
     division: bool
+    bf16: bool
     segments: int = 1
     uncertain: tuple[str, ...] = ()
 
 
 CHIPS = (
     Chip("cambricon-mlu370", "MLU370", 372, 768 * KIB, 1024 * KIB, 4096 * KIB, division=False,
-         segments=32),
+         bf16=False, segments=32),
     Chip("cambricon-mlu590", "MLU590", 592, 512 * KIB, 512 * KIB, 2048 * KIB, division=True,
-         uncertain=("nram", "wram", "sram")),
+         bf16=True, uncertain=("nram", "wram", "sram")),
 )

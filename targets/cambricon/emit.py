@@ -13,6 +13,7 @@ from firstlight.runtime.errors import FirstlightError
 from firstlight.targets.cambricon.body import Body
 from firstlight.targets.cambricon.chips import RESERVED, Chip
 from firstlight.targets.cambricon.codes import Tables, fill
+from firstlight.targets.cambricon.groups import Grouped, Lists, arranged
 from firstlight.targets.cambricon.scalars import Place, Scalars
 from firstlight.targets.cambricon.text import ALIGN, TYPES, WIDTHS, Writer
 
@@ -28,11 +29,12 @@ BUDGETS = (8192, 4096, 2048, 1024, 512, 256, 128)
 
 
 def source(chip: Chip, kernel: Kernel, matrix: bool = True, clusters: int = 1,
-           staging: bool = True) -> Source:
+           staging: bool = True, bf16: bool = False) -> Source:
     """A kernel's text, and what it needs.
 
     Args:
         matrix: whether products are the matrix unit's.
+        bf16: whether those are of bf16 numbers, where that rounds nothing.
         clusters: that work on a kernel: together where its tasks meet (UnionN), else task by task,
             whichever core is free (Block).
         staging: whether what a cluster's cores share goes through its SRAM.
@@ -45,7 +47,7 @@ def source(chip: Chip, kernel: Kernel, matrix: bool = True, clusters: int = 1,
     for budget in BUDGETS:
         writer = Writer(kernel.name, frozenset(names))
         text, workspace = _function(steps, names, chip, writer, budget, matrix, clusters,
-                                    staging)
+                                    staging, bf16)
         used = writer.nram.most + writer.tables
         if (used <= chip.nram - RESERVED and writer.wram <= chip.wram
                 and writer.sram <= chip.sram - RESERVED):
@@ -61,13 +63,16 @@ def source(chip: Chip, kernel: Kernel, matrix: bool = True, clusters: int = 1,
 
 
 def _function(steps: Program, names: Sequence[str], chip: Chip, writer: Writer, budget: int,
-              matrix: bool, clusters: int, staging: bool) -> tuple[str, Any]:
+              matrix: bool, clusters: int, staging: bool, bf16: bool) -> tuple[str, Any]:
     places, end = {}, const(0)
     sizes = Scalars(writer, {}, {"S": "S"})
     for memory in steps.memories.values():
         if memory.pointer is not None:
             places[memory.name] = Place(names[memory.pointer], memory)
-    for memory in _workspace(steps.steps):
+    work: Sequence[Step | Lists | Grouped] = steps.steps
+    if matrix and staging:
+        work = tuple(arranged(work, steps.memories, budget, chip.sram - RESERVED))
+    for memory in _workspace(work):
         if memory.name in places:
             continue
         kind, name = TYPES[memory.dtype], writer.fresh("b")
@@ -77,9 +82,10 @@ def _function(steps: Program, names: Sequence[str], chip: Chip, writer: Writer, 
         size = make("mul", "int32", memory.elements, const(WIDTHS[memory.dtype]))
         end = make("add", "int32", end, make("floordiv", "int32", make(
             "add", "int32", size, const(ALIGN - 1)), const(ALIGN)))
-    body = Body(steps, chip, writer, places, budget, matrix, Tables(steps.name), staging)
+    body = Body(steps, chip, writer, places, budget, matrix, Tables(steps.name), staging,
+                bf16)
     before, writer.lines = writer.lines, []
-    body.steps(steps.steps)
+    body.steps(work)
     after, writer.lines = writer.lines, []
     fill(body)
     own = [f"    {line}" for line in before] * bool(body.memory_lines)
@@ -133,12 +139,14 @@ def _size(node: Node) -> Any:
     return [node.op, *map(_size, node.args)]
 
 
-def _workspace(steps: Sequence[Step]) -> Iterator[Memory]:
+def _workspace(steps: Sequence[Step | Lists | Grouped]) -> Iterator[Memory]:
     for step in steps:
         if isinstance(step, Repeat):
             yield from _workspace(step.steps)
+        elif isinstance(step, Lists):
+            yield from (step.buffer, step.counts)
         else:
-            yield step.buffer
+            yield step.nest.buffer if isinstance(step, Grouped) else step.buffer
 
 
 HELPERS = """// What the text of kernels calls; cncc has the rest built in.

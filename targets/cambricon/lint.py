@@ -96,7 +96,10 @@ def _copies(lines: list[str]) -> Found:
 def _products(lines: list[str]) -> Found:
     """Only the chain reshape_filter, NRAM2WRAM, matmul is known to be right."""
     reshaped, copied = "", ""
+    halves: set[str] = set()
     for n, line in enumerate(lines, 1):
+        if (half := re.match(r"\s*bfloat16_t \*(\w+) =", line)) is not None:
+            halves.add(half[1])
         call = CALL.match(line)
         if not call:
             continue
@@ -114,7 +117,7 @@ def _products(lines: list[str]) -> Found:
             if args[2] != copied:
                 yield n, "matmul's right side was reshaped and copied to WRAM"
             depth = _number(args[4])
-            if depth is not None and depth * 4 % 64:
+            if depth is not None and depth * (2 if args[1] in halves else 4) % 64:
                 yield n, "matmul's inner side is a multiple of 64 bytes"
 
 

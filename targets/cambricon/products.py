@@ -3,6 +3,7 @@ to be right on a card."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,15 +13,16 @@ from firstlight.codegen.nests.nodes import Node, walk
 from firstlight.codegen.nests.program import Axis, Nest
 from firstlight.codegen.nests.schedule import Tile
 from firstlight.targets.cambricon import reductions
-from firstlight.targets.cambricon.text import Size, times
+from firstlight.targets.cambricon.bf16 import exact, narrowed, parts
+from firstlight.targets.cambricon.text import TYPES, WIDTHS, Size, times
 from firstlight.targets.cambricon.tiles import Held, Value
 from firstlight.targets.cambricon.values import Values
 
 if TYPE_CHECKING:
     from firstlight.targets.cambricon.body import Body
 
-DEPTH = 16
-"""The inner side is a multiple of it: 64 bytes of floats."""
+ROW = 64
+"""Bytes: the inner side is a multiple of them."""
 COLUMNS = 64
 """Storage of the right operand has a multiple of so many columns."""
 
@@ -41,57 +43,78 @@ class Product:
         total = values.new("float32", names)
         self.out.call("__bang_write_value", total.text, values.count(names), "0.0f")
         for part in self.tile.nest.parts:
-            (inner,) = self.tile.inside(part.axes)
-            reductions.added(self.body, Part(self, inner, part.term), self.tile.outside(part.axes),
-                            (inner,), self.at, total)
+            inner = self.tile.inside(part.axes)
+            reductions.added(self.body, self.part(inner, part.term), self.tile.outside(part.axes),
+                            inner, self.at, total)
         return total
+
+    def part(self, inner: tuple[Axis, ...], term: Node) -> Part:
+        """What a loop over the terms of a part does."""
+        return Part(self, inner, term)
 
     def values(self, axes: tuple[Axis, ...], at: dict[str, str] | None = None) -> Values:
         return self.body.values(self.tile.nest, axes, self.at if at is None else at)
 
-    def sides(self, term: Node, inner: Axis) -> list[tuple[Node, tuple[Axis, ...]]]:
+    def sides(self, term: Node, inner: tuple[Axis, ...]) -> list[tuple[Node, tuple[Axis, ...]]]:
         """Both factors, and the axes of their tiles."""
         left, right = term.args
         row = () if self.rows is None else (self.rows,)
         flat = [linear(n.args[1], {}) for n in walk(right) if n.op == "load"]
         across = any(coefficient(index, self.columns.name) == 1 for index in flat)
-        return [(left, (*row, inner)),
-                (right, (inner, self.columns) if across else (self.columns, inner))]
+        return [(left, (*row, *inner)),
+                (right, (*inner, self.columns) if across else (self.columns, *inner))]
 
-    def add(self, term: Node, inner: Axis, at: dict[str, str], total: Value,
+    def add(self, term: Node, inner: tuple[Axis, ...], at: dict[str, str], total: Value,
             fetched: Sequence[Mapping[Node, Value]]) -> None:
-        """One product added to the total."""
-        depth = -(-(inner.length or 1) // DEPTH) * DEPTH
-        wide = -(-(self.columns.length or 1) // COLUMNS) * COLUMNS
-        heights: Size = 1 if self.rows is None else self.body.extents[self.rows.name]
+        """One product added to the total; several inner axes are one."""
         (left, own), (right, other) = self.sides(term, inner)
+        kind = "bfloat16" if self.body.bf16 and exact(right) else "float32"
+        unit = ROW // WIDTHS[kind]
+        depth = -(-math.prod(a.length or 1 for a in inner) // unit) * unit
+        have = times(*(self.body.extents[a.name] for a in inner))
+        heights: Size = 1 if self.rows is None else self.body.extents[self.rows.name]
+        columns = self.body.extents[self.columns.name]
         a = self.matrix(left, own, at, fetched[0])
-        a = self.padded(a, heights, heights, inner, depth)
+        a = self.padded(a, heights, heights, have, depth)
         b = self.matrix(right, other, at, fetched[1])
-        values = self.values((self.columns, inner), at)
-        if other[0] == inner:
-            turned = values.new("float32", (self.columns.name, inner.name))
-            self.out.call("__bang_transpose", turned.text, b.text, self.body.extents[inner.name],
-                          self.body.extents[self.columns.name])
+        values = self.values((self.columns, *inner), at)
+        if other[-1] == self.columns:
+            turned = values.new("float32", tuple(x.name for x in (self.columns, *inner)))
+            self.out.call("__bang_transpose", turned.text, b.text, have, columns)
             values.give(b)
             b = turned
-        b = self.padded(b, self.body.extents[self.columns.name], wide, inner, depth)
-        turned = self.room(wide * depth)
-        self.out.call("__bang_reshape_filter", turned.text, b.text, wide, 1, 1, depth)
-        values.give(b)
-        self.out.wram = max(self.out.wram, wide * depth * 4)
-        wram = f"{self.out.where}_wram"
-        self.out.line("__sync_compute();")
-        self.out.call("__memcpy_async", wram, turned.text, wide * depth * 4, "NRAM2WRAM")
-        self.out.line("__sync_move();")
-        values.give(turned)
+        wram = self.filter(b, kind, have, depth)
         product = self.values(tuple(x for x in (self.rows, self.columns) if x)).new(
             "float32", total.axes)
-        columns = self.body.extents[self.columns.name]
-        self.out.call("__bang_matmul", product.text, a.text, wram, heights, depth, columns)
-        values.give(a)
-        self.out.call("__bang_add", total.text, total.text, product.text, times(heights, columns))
+        most = (self.rows.length or 1 if self.rows else 1) * depth
+        for part in [a] if kind == "float32" else parts(self, a, most, times(heights, depth)):
+            self.out.call("__bang_matmul", product.text, part.text, wram, heights, depth, columns)
+            self.out.call("__bang_add", total.text, total.text, product.text,
+                          times(heights, columns))
+        if kind == "float32":
+            values.give(a)
         values.give(product)
+
+    def filter(self, b: Value, kind: str, have: Size, depth: int) -> str:
+        """The right side [columns, have] in WRAM, by the only way that is known to be right."""
+        wide = -(-(self.columns.length or 1) // COLUMNS) * COLUMNS
+        give, size = self.values(()).give, wide * depth
+        b = self.padded(b, self.body.extents[self.columns.name], wide, have, depth)
+        wram = f"{self.out.where}_wram"
+        if kind != "float32":
+            b, old = narrowed(self, b, size, size), b
+            give(old)
+            array, wram = wram, self.out.fresh("w")
+            self.out.line(f"{TYPES[kind]} *{wram} = ({TYPES[kind]} *){array};")
+        turned, nbytes = self.room(size, kind), size * WIDTHS[kind]
+        self.out.call("__bang_reshape_filter", turned.text, b.text, wide, 1, 1, depth)
+        give(b)
+        self.out.wram = max(self.out.wram, nbytes)
+        self.out.line("__sync_compute();")
+        self.out.call("__memcpy_async", wram, turned.text, nbytes, "NRAM2WRAM")
+        self.out.line("__sync_move();")
+        give(turned)
+        return wram
 
     def matrix(self, node: Node, axes: tuple[Axis, ...], at: dict[str, str],
                fetched: Mapping[Node, Value]) -> Value:
@@ -103,9 +126,8 @@ class Product:
         values.give(value)
         return full
 
-    def padded(self, x: Value, rows: Size, storage: Size, inner: Axis, depth: int) -> Value:
-        """Rows of `depth` floats with zeros at their ends, in storage for so many rows."""
-        have = self.body.extents[inner.name]
+    def padded(self, x: Value, rows: Size, storage: Size, have: Size, depth: int) -> Value:
+        """Rows of `have` floats with zeros behind, `depth` in all, in storage for so many rows."""
         if have == depth and storage == rows:
             return x
         most = storage if isinstance(storage, int) else self.rows.length or 1 if self.rows else 1
@@ -118,10 +140,10 @@ class Product:
         self.values(()).give(x)
         return to
 
-    def room(self, floats: int) -> Value:
-        """A place for so many floats."""
-        room = self.out.nram.take(floats * 4)
-        return Value(self.out.pointer("float32", room), "float32", ("matrix",), Held(room, 1))
+    def room(self, count: int, kind: str = "float32") -> Value:
+        """A place for so many numbers."""
+        room = self.out.nram.take(count * WIDTHS[kind])
+        return Value(self.out.pointer(kind, room), kind, ("matrix",), Held(room, 1))
 
 
 @dataclass(frozen=True)
@@ -129,7 +151,7 @@ class Part:
     """Terms of a product, as `Body.part` adds them up."""
 
     product: Product
-    inner: Axis
+    inner: tuple[Axis, ...]
     term: Node
 
     @property

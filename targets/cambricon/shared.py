@@ -141,7 +141,7 @@ class Shared:
              works: str, total: Value) -> None:
         """The terms of a part joined to the total; the right side is fetched a step ahead."""
         body, out, nest = self.body, self.body.out, self.tile.nest
-        (inner,) = self.tile.inside(part.axes)
+        inner = self.tile.inside(part.axes)
         joins = products.Part(product, inner, part.term)
         axis, size = self.step(part)
         name, own = out.fresh("k"), out.fresh("bank")
@@ -154,16 +154,16 @@ class Shared:
             out.line(f"int32_t {own} = 0;")
             if ahead.tiles:
                 with out.braces(f"if ({works} && {size} > 0)"):
-                    ahead.fetch(here("0"), (inner,), "0")
+                    ahead.fetch(here("0"), inner, "0")
             with out.braces(f"for (int32_t {name} = 0; {name} < {size}; ++{name})"):
                 out.line("__sync_io();")
                 out.line("__sync_cluster();")      # the left side is in SRAM
                 with out.braces(f"if ({works})"):
                     if ahead.tiles and size != "1":
                         with out.braces(f"if ({name} + 1 < {size})"):
-                            ahead.fetch(here(f"{name} + 1"), (inner,), f"(1 - {own})")
+                            ahead.fetch(here(f"{name} + 1"), inner, f"(1 - {own})")
                     before = body.extents
-                    body.extents = {**before, **body.sizes((inner,), here(name))}
+                    body.extents = {**before, **body.sizes(inner, here(name))}
                     values = body.values(nest, axes, here(name))
                     _, kept = values.layout(load)
                     left = values.new("float32", kept)

@@ -14,11 +14,12 @@ from firstlight.runtime.errors import FirstlightError
 
 ALIGN = 64
 TYPES = {"float32": "float", "int32": "int32_t", "uint32": "uint32_t", "uint8": "uint8_t",
-         "uint16": "uint16_t", "float16": "half", "int64": "int64_t", "bool": "int32_t"}
+         "uint16": "uint16_t", "float16": "half", "bfloat16": "bfloat16_t", "int64": "int64_t",
+         "bool": "int32_t"}
 """Element types in memory and in NRAM; a truth value of a vector is a mask, 0 or -1."""
 SCALARS = {**TYPES, "bool": "bool", "uint8": "int32_t", "uint16": "uint32_t", "int64": "int64_t"}
 WIDTHS = {"float32": 4, "int32": 4, "uint32": 4, "uint8": 1, "uint16": 2, "float16": 2,
-          "int64": 8, "bool": 4}
+          "bfloat16": 2, "int64": 8, "bool": 4}
 Size = int | str
 """A number of things: known when the kernel is written, or a C expression."""
 

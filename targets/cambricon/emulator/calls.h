@@ -3,7 +3,7 @@
 #include "types.h"
 
 namespace bang {
-enum Space : uint8_t { OTHER, NRAM, WRAM, SRAM, GDRAM, LDRAM };
+enum Space : uint8_t { OTHER, NRAM, WRAM, SRAM, GDRAM, LDRAM, SPACES };
 enum class Op : int {
 #define BINARY(NAME, ...) v_##NAME,
 #include "instructions.def"

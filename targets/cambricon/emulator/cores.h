@@ -17,6 +17,7 @@ struct Control {
     Gate gate[MAX_CORES];
     int turn[MAX_CORES], left;
     int64_t sram_copies[MAX_CORES];
+    Moved moved[MAX_CORES];
     char message[4096];
 };
 inline Control *control;

@@ -74,6 +74,7 @@ void copy(const char *name, bool waits, void *to, Space to_space, const Block &a
     Operand in{from, b, from_space, false, "the source"}, out{to, a, to_space, true,
                                                              "the destination"};
     in.block.bytes = a.bytes;
+    moved[core_index].bytes[from_space][to_space] += a.bytes * a.count[0] * a.count[1];
     auto act = [=] { copy_rows(to, a, from, b); };
     issue(q, at, {in, out}, act, filter);
     if (waits) wait_for(ALL_BITS, ALL_BITS);
@@ -159,6 +160,7 @@ void gather(bool scatter, bool waits, void *to, const void *from, const void *of
     };
     for (uint32_t i = 0; i < n; ++i) {
         if (!rows[i]) continue;
+        moved[core_index].bytes[from_space][to_space] += size;
         issue(q, at,
               {{in(i, bytes[i]), {size}, from_space, false, "the source"},
                {out(i, bytes[i]), {size}, to_space, true, "the destination"}},

@@ -25,6 +25,8 @@ inline std::vector<std::function<void()>> late[QUEUES];
 inline uint64_t issued;
 inline bool *written;               // by slot: whether a buffer was written, for the host
 inline int64_t *sram_copies;        // by core: done by a memory core, left to it by others
+struct Moved { int64_t bytes[SPACES][SPACES]; };
+inline Moved *moved;                // by core: from which memory to which
 void check_alive();
 
 inline void drain(Queue q) {

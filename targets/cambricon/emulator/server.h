@@ -139,6 +139,7 @@ inline std::string launch() {
     control->failed = control->left_out = false;
     memset(control->written, 0, sizeof control->written);
     memset(control->sram_copies, 0, sizeof control->sram_copies);
+    memset(control->moved, 0, sizeof control->moved);
     memset(control->member, 0, sizeof control->member);
     for (int c : cores) {
         control->member[c] = true;
@@ -167,6 +168,19 @@ inline std::string launch() {
     }
     pthread_mutex_unlock(&control->lock);
     return judge(cores);
+}
+
+// What copies and gathers moved, as "GDRAM2NRAM:BYTES," of each direction.
+inline std::string traffic() {
+    std::string words;
+    for (int from = 0; from < SPACES; ++from)
+        for (int to = 0; to < SPACES; ++to) {
+            int64_t bytes = 0;
+            for (auto &core : control->moved) bytes += core.bytes[from][to];
+            if (bytes)
+                words += std::string(SPACE[from]) + "2" + SPACE[to] + ":" + std::to_string(bytes) + ",";
+        }
+    return words;
 }
 
 // How much workspace a kernel asks for: library, symbol, tokens.
@@ -229,6 +243,7 @@ inline int serve(int file, size_t bytes, int sram) {
     names = shared_memory<Names>(sizeof(Names));
     written = control->written;
     sram_copies = control->sram_copies;
+    moved = control->moved;
     left_out = &control->left_out;
     sram_file = sram;
     gdram = static_cast<char *>(mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
@@ -247,7 +262,7 @@ inline int serve(int file, size_t bytes, int sram) {
         for (int i = 0; i < job.slots; ++i) buffers += control->written[i] ? '1' : '0';
         std::replace(said.begin(), said.end(), '\n', ' ');
         std::cout << (said.empty() ? "ok" : "failed") << '\t' << buffers << '\t'
-                  << control->left_out << '\t' << said << std::endl;
+                  << control->left_out << '\t' << traffic() << '\t' << said << std::endl;
     }
     return 0;
 }
