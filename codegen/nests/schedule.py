@@ -122,8 +122,8 @@ def _fitted(nest: Nest, axes: Sequence[Axis], room: int, names: set[str],
         if length <= left:
             names.add(axis.name)
             left //= length
-        elif left >= least or left == room:
-            return cut(nest, axis.name, _share(length, left))
+        elif (left >= least or left == room) and (share := _share(length, left)) > 1:
+            return cut(nest, axis.name, share)
         else:
             break
     return None

@@ -106,7 +106,8 @@ def _grouped(nest: Nest, memories: Mapping[str, Memory], budget: int, room: int,
     if len(keys) != 1 or left.op != "load" or left.dtype != "float32" or len(part.axes) != 1:
         return None
     (key,), (inner,) = keys, part.axes
-    groups = next(memories[n.args[0]].shape[0].number for n in loads if key in linear(n.args[1], {}))
+    groups = next(memories[n.args[0]].shape[0].number for n in loads
+                  if key in linear(n.args[1], {}))
     *rows, column = nest.axes
     total = const(1)
     for axis in rows:
