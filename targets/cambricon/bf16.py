@@ -19,9 +19,8 @@ PARTS = 3
 def exact(right: Node) -> bool:
     """Whether all values of a right side are bf16 numbers: bf16 weights, or bytes that are times
     powers of two (FP8, FP4: 4 bits at most). Integers have bf16 scales, and so 12 or 16 bits."""
-    kinds = [n.dtype for n in _loads(right)]
-    return (bool(kinds) and set(kinds) == {"uint8"}) or (
-        kinds == ["uint16"] and right.op == "reinterpret")
+    kinds = {n.dtype for n in _loads(right)}
+    return kinds == {"uint8"} or (kinds == {"uint16"} and right.op == "reinterpret")
 
 
 def _loads(node: Node) -> Iterator[Node]:

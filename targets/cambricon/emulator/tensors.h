@@ -382,7 +382,6 @@ void matmul(Type to_type, void *to, Type a_type, const void *a, Type b_type, con
     if (not_here()) return;
     const char *name = "__bang_matmul";
     positive(name, int64_t(m) * k * n, at);
-    if (a_type == Type::BF16) floats_only(name, 372, a_type, at);
     int64_t b_row = bytes_of(b_type, k), in = bytes_of(a_type, int64_t(m) * k);
     int64_t out = bytes_of(to_type, int64_t(m) * n), filter_bytes = b_row * n;
     if (job.check) {

@@ -45,6 +45,26 @@ def test_a_product_goes_through_the_attested_chain(kind: str) -> None:
     np.testing.assert_allclose(z, x.astype(np.float32) @ w.T.astype(np.float32), atol=2e-5)
 
 
+def test_products_of_bf16_numbers_and_what_they_need() -> None:
+    text = f"#define T bfloat16_t\n{PRODUCT}"
+    x, w = (np.random.default_rng(seed).normal(size=(16 * seed, 64)).astype(np.float32)
+            .view(np.uint32) >> 16 for seed in (1, 4))
+    z, bits = np.zeros((16, 64), np.float32), [x.astype(np.uint16), w.astype(np.uint16)]
+    assert launched(text, [*bits, z]).problem == ""
+    a, b = ((codes << 16).view(np.float32) for codes in (x, w))
+    np.testing.assert_allclose(z, a @ b.T, atol=2e-5)
+    assert "__bang_reshape_filter: mtp_372 does not have it for this element type" in launched(
+        text, [*bits, z], arch=372).problem
+    assert "K elements of src1 must be a multiple of 64 bytes" in launched(
+        text.replace("#define K 64", "#define K 16"), [*bits, z]).problem
+
+
+def test_what_copies_move_is_counted_by_direction() -> None:
+    x, z = np.ones(1024, np.float32), np.zeros((4, 1024), np.float32)
+    assert launched(CLUSTER, [x, z]).moved == {
+        "GDRAM2SRAM": 4096, "SRAM2NRAM": 4 * 4096, "NRAM2GDRAM": 4 * 4096}
+
+
 @pytest.mark.parametrize("clusters", [1, 2])
 def test_a_cluster_shares_what_its_memory_core_fetched(clusters: int) -> None:
     x = np.random.default_rng(3).normal(size=(clusters, 1024)).astype(np.float32)

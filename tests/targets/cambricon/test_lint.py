@@ -72,6 +72,14 @@ def test_launches(launch, rule):
     assert bool(broken_launch(launch)) == bool(rule)
 
 
+def test_a_row_of_bf16_numbers_has_twice_as_many_of_them():
+    narrow = GOOD.replace("float *t = (float *)(", "bfloat16_t *y = (bfloat16_t *)(")
+    narrow = narrow.replace("t, x, k_wram", "t, y, k_wram")
+    assert "a multiple of 64 bytes" in " ".join(rule for _, rule in broken(narrow))
+    assert "a multiple of 64 bytes" not in " ".join(
+        rule for _, rule in broken(narrow.replace("1, 16, 64)", "1, 32, 64)")))
+
+
 def test_the_error_names_file_line_and_rule():
     with pytest.raises(FirstlightError, match="F408") as caught:
         check(GOOD.replace("0.5f", "0.5"), "k")
