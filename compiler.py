@@ -99,7 +99,8 @@ def prepare_checkpoint(checkpoint: Path | str, target: Target, options: CompileO
     progress("trace", 0, 1)
     module = trace_model(source.config, weight_types(source), meaning(options.numerics))
     progress("passes", 0, 1)
-    job = prepare(module, source.config.max_position_embeddings, target, quantized(options))
+    job = prepare(module, source.config.max_position_embeddings, target,
+                  quantized(options, source.config))
     return Prepared(source, job, options)
 
 
@@ -119,13 +120,13 @@ def plan_checkpoint(checkpoint: Path | str,
         config = read_config(path)
         types = config_types(config)
     module = trace_model(config, types, meaning(options.numerics))
-    job = prepare(module, config.max_position_embeddings, target, quantized(options))
+    job = prepare(module, config.max_position_embeddings, target, quantized(options, config))
     return plan_document(job, options)
 
 
-def quantized(options: CompileOptions) -> CompileOptions:
+def quantized(options: CompileOptions, config: ModelConfig) -> CompileOptions:
     """The options with a pipeline in which the quantization policy is a pass."""
-    step = quantizer(options.quantize, ROLES)
+    step = quantizer(options.quantize, ROLES, config.qk_rope_head_dim)
     if step is None:
         return options
     pipeline = PIPELINE if options.pipeline is None else options.pipeline

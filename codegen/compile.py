@@ -29,7 +29,7 @@ from firstlight.codegen.target import Assembly, Entry, Target
 from firstlight.codegen.weights import write_weights
 from firstlight.ir.core import Module, census
 from firstlight.ir.registry import TABLE
-from firstlight.ir.types import StateType, TensorType
+from firstlight.ir.types import StateType, TensorType, row_codec
 from firstlight.passes.legalize import Legalize
 from firstlight.passes.pipeline import PIPELINE, parse, run_pipeline, spell
 from firstlight.passes.plan_memory import Plan, PlanMemory
@@ -142,6 +142,7 @@ def prepare(module: Module, max_positions: int, target: Target, options: Compile
     if composites & set(target.missing):
         fused = Legalize(ops=tuple(sorted(composites - set(target.missing)))).run(fused)
     refuse_missing(fused, target)
+    _refuse_states(fused, target)
     ratios = [v.type.ratio for v in module["score"].args if isinstance(v.type, StateType)]
     return Job(module, fused, target, context, max(context, *ratios), chunk, pipeline,
                chosen)
@@ -156,6 +157,20 @@ def refuse_missing(module: Module, target: Target) -> None:
                     "F404", f"target '{target.name}' has no way to do fl.{op.name}",
                     where=op.loc or f"@{function.name}", why=target.missing[op.name],
                     try_="another target, or add a kernel for this op to the plug-in",
+                )
+
+
+def _refuse_states(fused: Module, target: Target) -> None:
+    """Raise F413 for a state in a codec that the target's kernels do not read and write."""
+    for value in fused["score"].args:
+        if isinstance(value.type, StateType):
+            codes = row_codec(value.type.codec).codes
+            if codes not in target.capabilities.states:
+                raise FirstlightError(
+                    "F413", f"target '{target.name}' cannot keep state as {codes}",
+                    where=f"{value.loc} in {value.type.codec}",
+                    why=f"its kernels read {', '.join(target.capabilities.states)}",
+                    try_="leave kv and index-keys out of --quantize, or --target cpu-x86-64-v3",
                 )
 
 
@@ -195,10 +210,12 @@ def state_plan(module: Module, context: int) -> dict[str, Any]:
         if not isinstance(value.type, StateType):
             continue
         kind, size = value.type, value.type.nbytes(context)
-        tensors.append({"name": value.loc, "kind": kind.kind, "rows": size // (4 * kind.width),
-                        "ratio": kind.ratio, "width": kind.width, "offset": offset, "bytes": size})
+        tensors.append({"name": value.loc, "kind": kind.kind, "rows": size // kind.row_bytes,
+                        "ratio": kind.ratio, "width": kind.width, "offset": offset, "bytes": size,
+                        **({} if kind.codec == "f32" else {"codec": kind.codec,
+                                                           "row_bytes": kind.row_bytes})})
         offset += -(-size // 64) * 64
-        per_token += 4 * kind.width / kind.ratio if kind.kind == "entries" else 0
+        per_token += kind.row_bytes / kind.ratio if kind.kind == "entries" else 0
     return {"bytes": offset, "bytes_per_token": per_token, "tensors": tensors}
 
 

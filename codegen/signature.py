@@ -55,7 +55,7 @@ def packed_specs(layout: str, codec: str, shape: Sequence[int],
 
 def _plain(type_: Type) -> Any:
     if isinstance(type_, StateType):
-        shape, number = (type_.capacity, type_.width), 4
+        shape, number = (type_.capacity,), type_.row_bytes
     else:
         shape, number = type_.shape, 1 if type_.dtype == "bool" else 4
     number *= math.prod(size for size in shape if isinstance(size, int))

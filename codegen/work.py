@@ -61,7 +61,7 @@ def op_work(op: Op, module: Module, sizes: Mapping[str, int]) -> Work:
     weights = sum(_read(op.name, t, ins, outs) for t in ins
                   if isinstance(t, TensorType) and t.codec)
     values = sum(t.nbytes() for t in (*ins, *outs) if isinstance(t, TensorType) and not t.codec)
-    state = sum(_rows(op.name, t, ins, sizes["S"]) * t.width * FLOAT for t in ins
+    state = sum(_rows(op.name, t, ins, sizes["S"]) * t.row_bytes for t in ins
                 if isinstance(t, StateType))
     return Work(_flops(op, module, ins, outs, sizes), weights, state, values)
 

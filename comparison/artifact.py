@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from firstlight.comparison.side import Event, Key, numbered
+from firstlight.ir.rows import decode
 from firstlight.runtime import load
 from firstlight.runtime.trace import Tracer
 
@@ -37,6 +38,11 @@ class ArtifactSide:
         keys = self.keys(entry)
         feed = self._tracer.feed(self._session, entry, ids)
         for key, (row, values) in zip(keys, feed, strict=True):
+            states = (self._tracer.state(result) for result in row.results)
+            values = tuple(
+                value if state is None or state.codec == "f32"
+                else decode(value, state.width, state.codec)
+                for state, value in zip(states, values, strict=True))
             yield Event(key, values, tuple((keys[i], result) for i, result in row.inputs))
 
     def close(self) -> None:

@@ -77,7 +77,7 @@ class InterpreterSide:
         self._states = [v.loc for v in args if isinstance(v.type, StateType)]
         for v in args:
             if isinstance(v.type, StateType):
-                rows = v.type.nbytes(job.planned) // (4 * v.type.width)
+                rows = v.type.nbytes(job.planned) // v.type.row_bytes
                 self._known[v.loc] = np.zeros((1, rows, v.type.width), np.float32)
 
     def keys(self, entry: str) -> list[Key]:

@@ -69,9 +69,11 @@ ROLES = {
     "compressor": ("*.compressor.w*.weight", "*.attn.indexer.weights_proj.weight"),
     "head": ("head.weight",),
     "embedding": ("embed.weight",),
+    "kv": ("*.attn.window", "*.attn.compressor.entries"),
+    "index-keys": ("*.attn.indexer.compressor.entries",),
 }
-"""Weights (released names) by the role that a quantization policy knows, as shell patterns. The
-first pattern that fits decides."""
+"""Weights (released names) and states by the role that a quantization policy knows, as shell
+patterns. The first pattern that fits decides."""
 
 LEFT_ASIDE = {
     "mtp.": "multi-token prediction or DSpark draft stage, not part of the model itself",

@@ -223,35 +223,44 @@ def ceil_log2(x: F32) -> NDArray[np.int32]:
     return least
 
 
-def _in_blocks(x: F32, block: int) -> tuple[F32, int]:
+def _in_blocks(x: F32, block: int) -> F32:
     """x [..., n] as [..., ceil(n/block), block], the last block filled up with zeros."""
-    n = x.shape[-1]
-    fill = -n % block
+    fill = -x.shape[-1] % block
     if fill:
         x = np.concatenate([x, np.zeros((*x.shape[:-1], fill), np.float32)], -1)
-    return x.reshape(*x.shape[:-1], -1, block), n
+    return x.reshape(*x.shape[:-1], -1, block)
+
+
+E4M3_FLOOR = 1e-4
+E2M1_FLOOR = 6 * 2.0**-126
+"""A block whose largest value is smaller gets the scale of this one (spec 7)."""
+
+
+def scaled_blocks(x: F32, block: int, top: float, floor: float) -> tuple[F32, NDArray[np.int32]]:
+    """x [..., n] in blocks, within +-top, and the exponents of their scales [..., blocks, 1]."""
+    blocks = _in_blocks(x, block)
+    amax = np.maximum(np.abs(blocks).max(-1, keepdims=True), np.float32(floor))
+    scale = ceil_log2(amax / np.float32(top))
+    return np.clip(np.ldexp(blocks, -scale), -np.float32(top), np.float32(top)), scale
 
 
 def _round_in_blocks(x: ArrayLike, block: int, top: float, floor: float, mantissa: int,
                      bias: int) -> F32:
     x = np.asarray(x, np.float32)
-    blocks, n = _in_blocks(x, block)
-    amax = np.maximum(np.abs(blocks).max(-1, keepdims=True), np.float32(floor))
-    scale = ceil_log2(amax / np.float32(top))
-    y = np.clip(np.ldexp(blocks, -scale), -np.float32(top), np.float32(top))
+    y, scale = scaled_blocks(x, block, top, floor)
     exponent = np.maximum(np.frexp(y)[1] - 1, 1 - bias) - mantissa
     y = np.ldexp(np.ldexp(np.rint(np.ldexp(y, -exponent)), exponent), scale)
-    return np.ascontiguousarray(y.reshape(*x.shape[:-1], -1)[..., :n])
+    return np.ascontiguousarray(y.reshape(*x.shape[:-1], -1)[..., :x.shape[-1]])
 
 
 def round_e4m3(x: ArrayLike, block: int) -> F32:
     """x [..., n] rounded to e4m3 with one power-of-two scale per `block` last values (spec 7)."""
-    return _round_in_blocks(x, block, E4M3_MAX, 1e-4, 3, 7)
+    return _round_in_blocks(x, block, E4M3_MAX, E4M3_FLOOR, 3, 7)
 
 
 def round_e2m1(x: ArrayLike, block: int = FP4_GROUP) -> F32:
     """x [..., n] rounded to fp4 with one power-of-two scale per `block` last values (spec 7)."""
-    return _round_in_blocks(x, block, E2M1_MAX, 6 * 2.0**-126, 1, 1)
+    return _round_in_blocks(x, block, E2M1_MAX, E2M1_FLOOR, 1, 1)
 
 
 def round_bf16(x: ArrayLike) -> F32:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from firstlight.ir.rows import encode
 from firstlight.measure.counting import Cost, Counter
 from firstlight.measure.steps import breakdown, by_kind, step_times
 from firstlight.measure.sticks import Sticks
@@ -22,6 +23,8 @@ PROFILE_STICK = 4 << 20     # bytes: as short as a step, since the best of many 
 WARM_TOKENS = 2
 FED = 16384
 """Deepest session that is prefilled; deeper ones start from a random state."""
+RANDOM_ROWS = 8192
+"""Rows of it that differ."""
 
 
 class Bench:
@@ -119,8 +122,12 @@ class Bench:
         elif depth:
             context: Any = session._context
             for tensor in self.model.manifest.state:
-                rows = self.rng.standard_normal((tensor.used_rows(depth), tensor.width), np.float32)
-                context.write_state(tensor.offset, rows.reshape(-1).view(np.uint8))
+                block = self.rng.standard_normal(
+                    (min(tensor.used_rows(depth), RANDOM_ROWS), tensor.width), np.float32)
+                raw = encode(block, tensor.codec)
+                for first in range(0, tensor.used_rows(depth), RANDOM_ROWS):
+                    part = raw[: tensor.used_rows(depth) - first].reshape(-1)
+                    context.write_state(tensor.offset + first * tensor.row_bytes, part)
             context.position = depth
         return session
 

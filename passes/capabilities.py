@@ -50,6 +50,7 @@ class Capabilities:
         vector_bytes: width of a vector register.
         memory: its memory spaces, nearest last.
         threads: None for chips that a host does not launch threads on.
+        states: what states may be kept as (`ir.types.RowCodec.codes`).
 
     Raises F305 for an op that no table lists.
     """
@@ -58,6 +59,7 @@ class Capabilities:
     vector_bytes: int = 32
     memory: tuple[MemorySpace, ...] = (MemorySpace("host"),)
     threads: Threads | None = None
+    states: tuple[str, ...] = ("f32",)
 
     def __post_init__(self) -> None:
         unknown = sorted(self.native - set(TABLE))
@@ -79,4 +81,5 @@ class Capabilities:
         plain: Mapping[str, Any] = json.loads(text)
         threads = Threads(**plain["threads"]) if plain["threads"] else None
         return cls(frozenset(plain["native"]), plain["vector_bytes"],
-                   tuple(MemorySpace(**space) for space in plain["memory"]), threads)
+                   tuple(MemorySpace(**space) for space in plain["memory"]), threads,
+                   tuple(plain["states"]))

@@ -1,15 +1,23 @@
-"""Quantization policies: which codec the weights of each role get, in a short text.
+"""Quantization policies: which codec the weights and states of each role get, in a short text.
 
 ``shipped``                                    as the checkpoint has them (the default)
 ``int8-g32``                                   every role of `COMMON` in one codec
 ``experts=int4-g32,attn=int8-g32,head=fp8``    role by role; what is not named stays as shipped
+``kv=released,index-keys=released``            states in the formats the model was trained with
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from firstlight.ir.types import BLOCK_FP8, GROUP_FP4, GROUP_INT4, GROUP_INT8
+from firstlight.ir.types import (
+    BLOCK_FP8,
+    GROUP_FP4,
+    GROUP_INT4,
+    GROUP_INT8,
+    KEYS_FP4,
+    kv_fp8,
+)
 from firstlight.passes.quantize import Quantize
 from firstlight.runtime.errors import FirstlightError
 
@@ -24,14 +32,22 @@ ROLES = {
     "compressor": "projections whose results are pooled into compressed entries and index keys",
     "head": "the output projection",
     "embedding": "the table of token embeddings",
+    "kv": "window and compressed entries that attention reads",
+    "index-keys": "compressed entries that the indexer scores",
 }
+STATES = {
+    "kv": {"bf16": lambda tail: "bf16", "released": kv_fp8},
+    "index-keys": {"bf16": lambda tail: "bf16", "released": lambda tail: KEYS_FP4},
+}
+"""Roles of states, float32 as shipped: by name the codec, given how many last columns rope turns.
+`released` is what specification section 7 says the model was trained with."""
 COMMON = ("experts", "attn", "head", "embedding")
 """Roles that a bare name means. Compressors are a hundredth of the bytes and feed the state of
 every later token, so they change only when named."""
 
 
 def parse_policy(text: str) -> dict[str, str]:
-    """Role -> name of a codec (`CODEC_NAMES`), without the roles that stay as shipped.
+    """Role -> name of a codec (`CODEC_NAMES`, `STATES`), without the roles that stay as shipped.
 
     Raises F306 for what is no policy.
     """
@@ -44,23 +60,27 @@ def parse_policy(text: str) -> dict[str, str]:
         if not equals or role not in ROLES or role in policy:
             raise _refused(text, f"`{part.strip()}` names no role, or one twice",
                            f"the roles are {', '.join(ROLES)}")
-        if name not in (SHIPPED, *CODEC_NAMES):
-            raise _refused(text, f"`{name}` is no codec",
-                           f"there are {', '.join((SHIPPED, *CODEC_NAMES))}")
+        known = (SHIPPED, *STATES.get(role, CODEC_NAMES))
+        if name not in known:
+            raise _refused(text, f"`{name}` is no codec of {role}",
+                           f"there are {', '.join(known)}")
         policy[role] = name
     return {role: name for role, name in policy.items() if name != SHIPPED}
 
 
-def quantizer(text: str, patterns: Mapping[str, Sequence[str]]) -> Quantize | None:
+def quantizer(text: str, patterns: Mapping[str, Sequence[str]], tail: int = 0) -> Quantize | None:
     """The pass of a policy, None where nothing changes.
 
     Args:
-        patterns: the names of a model's weights by role, as shell patterns.
+        patterns: the names of a model's weights and states by role, as shell patterns.
+        tail: how many last columns of keys and values rope turns.
     """
     policy = parse_policy(text)
-    rules = [f"{pattern}={CODEC_NAMES[name]}" for role, name in policy.items()
-             for pattern in patterns.get(role, ())]
-    return Quantize(tuple(rules)) if rules else None
+    weights = [f"{pattern}={CODEC_NAMES[name]}" for role, name in policy.items()
+               if role not in STATES for pattern in patterns.get(role, ())]
+    states = [f"{pattern}={STATES[role][name](tail)}" for role, name in policy.items()
+              if role in STATES for pattern in patterns.get(role, ())]
+    return Quantize(tuple(weights), tuple(states)) if weights or states else None
 
 
 def _refused(text: str, why: str, known: str) -> FirstlightError:

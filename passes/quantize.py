@@ -1,4 +1,4 @@
-"""quantize: weights are stored in other codecs."""
+"""quantize: weights and states are stored in other codecs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from firstlight.ir.builder import Builder
 from firstlight.ir.core import Function, Module, Op, Value
-from firstlight.ir.types import CODECS, REAL, TensorType, Type
+from firstlight.ir.types import CODECS, REAL, StateType, TensorType, Type, row_codec
 from firstlight.passes.base import Pass
 from firstlight.runtime.errors import FirstlightError
 
@@ -18,7 +18,7 @@ CALLS = ("call", "repeat")
 
 @dataclass(frozen=True)
 class Quantize(Pass):
-    """Change the codec in the types of weights; kernels and stored bytes follow from the types.
+    """Change codecs in types; kernels, stored bytes and bytes of a session follow from the types.
 
     before   @score(..., %w : 2048x256xf32, bf16): linear(%x, %w)           (codecs=head.*=...)
     after    @score(..., %w : 2048x256xf32, int8/32:bf16): linear(%x, %w)
@@ -27,19 +27,30 @@ class Quantize(Pass):
     patterns). Only matrices of real numbers change; one whose rows do not fill the groups of a
     codec stays as it is. A function that is called with weights of different codecs becomes
     several. F301 for a codec that does not exist.
+
+    states: the same for rings and entries. Compressor inputs stay float32: they are sums' terms.
+    What goes into a ring is rounded where it is written, for every later reader, so that a token of
+    this call is seen as one of an earlier call would be.
     """
 
     name: ClassVar[str] = "quantize"
     codecs: tuple[str, ...] = ()
+    states: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for _, codec in self._rules():
+        for _, codec in _rules(self.codecs):
             if codec not in REAL:
-                raise FirstlightError(
-                    "F301", f"pass 'quantize' names an unknown codec: {codec!r}", where=str(self),
-                    why=f"the codecs of weights are {', '.join(REAL)}",
-                    try_="quantize{codecs=head.weight=bf16}",
-                )
+                raise self._unknown(codec, f"the codecs of weights are {', '.join(REAL)}")
+        for _, codec in _rules(self.states):
+            try:
+                row_codec(codec)
+            except ValueError as e:
+                raise self._unknown(codec, f"{e}: f32, bf16, fp8e4m3/64:ue8m0-bf16x64, "
+                                           "hadamard-fp4e2m1/32:ue8m0 are some") from e
+
+    def _unknown(self, codec: str, why: str) -> FirstlightError:
+        return FirstlightError("F301", f"pass 'quantize' names an unknown codec: {codec!r}",
+                               where=str(self), why=why, try_="quantize{codecs=head.weight=bf16}")
 
     def run(self, module: Module) -> Module:
         """The module with the new types; entries keep their names."""
@@ -54,18 +65,26 @@ class Quantize(Pass):
         """The codec in which a weight of this name and type is stored."""
         if type_.rank < 2 or type_.codec not in REAL:
             return type_.codec
-        for pattern, codec in self._rules():
+        for pattern, codec in _rules(self.codecs):
             if fnmatchcase(name, pattern):
                 return codec if CODECS[codec].fits(type_.shape[-1]) else type_.codec
         return type_.codec
 
+    def state_codec(self, name: str, type_: StateType) -> str:
+        """The codec in which a state of this name and type is kept."""
+        for pattern, codec in _rules(self.states) if type_.kind != "partial" else ():
+            if fnmatchcase(name, pattern):
+                return codec if row_codec(codec).fits(type_.width) else type_.codec
+        return type_.codec
+
     def _type(self, arg: Value) -> Type:
-        if not isinstance(arg.type, TensorType):
-            return arg.type
+        if isinstance(arg.type, StateType):
+            return replace(arg.type, codec=self.state_codec(arg.loc, arg.type))
         return replace(arg.type, codec=self.codec(arg.loc, arg.type))
 
-    def _rules(self) -> list[tuple[str, str]]:
-        return [(p, c) for p, _, c in (rule.rpartition("=") for rule in self.codecs)]
+
+def _rules(texts: tuple[str, ...]) -> list[tuple[str, str]]:
+    return [(p, c) for p, _, c in (rule.rpartition("=") for rule in texts)]
 
 
 class _Copies:
@@ -97,7 +116,15 @@ class _Copies:
                   for arg, type_ in zip(function.args, types, strict=True)}
         for op in function.ops:
             attrs = {**op.attrs, **({"callee": callees[op]} if op in callees else {})}
+            if op.name == "ring_write":
+                self._round(builder, values, *op.operands[:2])
             new = builder.emit(op.name, *[values[v] for v in op.operands], loc=op.loc, **attrs)
             values.update(zip(op.results, new.results, strict=True))
         self.done = self.done.with_function(
             builder.finish(*[values[v] for v in function.results]))
+
+    def _round(self, builder: Builder, values: dict[Value, Value], ring: Value, x: Value) -> None:
+        """From here on, x is what the ring will give back."""
+        codec = values[ring].type.codec
+        if codec != "f32":
+            values[x] = builder.emit("round_rows", values[x], codec=codec, loc=x.loc).result

@@ -37,7 +37,10 @@ class File:
 
 @dataclass(frozen=True)
 class StateTensor:
-    """One state array of a session: float32 [rows, width] at a byte offset of the state block."""
+    """One state array of a session: [rows, row_bytes] at a byte offset of the state block.
+
+    ``codec`` says how the ``width`` numbers of a row are stored (``firstlight.ir.rows``).
+    """
 
     name: str
     kind: str
@@ -46,6 +49,8 @@ class StateTensor:
     width: int
     offset: int
     bytes: int
+    codec: str
+    row_bytes: int
 
     def used_rows(self, position: int) -> int:
         """Rows a sequence of ``position`` tokens may have written.
@@ -54,7 +59,7 @@ class StateTensor:
         complete block of ``ratio`` tokens.
         """
         wanted = position // self.ratio if self.kind == "entries" else position
-        return min(wanted, self.bytes // (4 * self.width))
+        return min(wanted, self.bytes // self.row_bytes)
 
 
 @dataclass(frozen=True)
@@ -268,21 +273,23 @@ def _from_document(directory: Path, raw: bytes, document: dict[str, Any]) -> Man
     )
     str(document["target"]["name"])
     for t in manifest.state:
-        if t.offset % 64 or t.bytes % (4 * t.width) or t.offset + t.bytes > manifest.state_bytes:
+        if t.offset % 64 or t.bytes % t.row_bytes or t.offset + t.bytes > manifest.state_bytes:
             raise ValueError(f"state tensor {t.name} does not fit the state block")
     return manifest
 
 
 def _state_tensor(record: Mapping[str, Any]) -> StateTensor:
-    entries = record["kind"] == "entries"
+    entries, width = record["kind"] == "entries", _count(record["width"])
     return StateTensor(
         name=str(record["name"]),
         kind=str(record["kind"]),
         rows=_count(record["rows"], 0),
         ratio=_count(record.get("ratio", 0), int(entries)),
-        width=_count(record["width"]),
+        width=width,
         offset=_count(record["offset"], 0),
         bytes=_count(record["bytes"], 0),
+        codec=str(record.get("codec", "f32")),
+        row_bytes=_count(record.get("row_bytes", 4 * width)),
     )
 
 

@@ -8,6 +8,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,16 +20,24 @@ from firstlight.runtime.safetensors import SafetensorsFile, SafetensorsWriter, T
 
 _KIND = "firstlight-session"
 _SCHEMA = "1"
+_NUMPY = {"F32": np.float32, "U8": np.uint8}
+
+
+def _stored(tensor: StateTensor, position: int) -> tuple[str, tuple[int, int]]:
+    """dtype and shape of the used rows: float32 [rows, width], or in a codec bytes of each row."""
+    rows = tensor.used_rows(position)
+    return ("F32", (rows, tensor.width)) if tensor.codec == "f32" else (
+        "U8", (rows, tensor.row_bytes))
 
 
 def used_state(
     manifest: Manifest, context: Context, position: int
-) -> Iterator[tuple[StateTensor, npt.NDArray[np.float32]]]:
-    """The state tensors of a sequence and what it has written of each, [used rows, width]."""
+) -> Iterator[tuple[StateTensor, npt.NDArray[Any]]]:
+    """The state tensors of a sequence and what it has written of each, see `_stored`."""
     for tensor in manifest.state:
-        rows = tensor.used_rows(position)
-        raw = context.read_state(tensor.offset, rows * tensor.width * 4)
-        yield tensor, raw.view(np.float32).reshape(rows, tensor.width)
+        dtype, shape = _stored(tensor, position)
+        raw = context.read_state(tensor.offset, shape[0] * tensor.row_bytes)
+        yield tensor, raw.view(_NUMPY[dtype]).reshape(shape)
 
 
 def copy_state(manifest: Manifest, source: Context, target: Context) -> None:
@@ -56,14 +65,13 @@ def write_snapshot(path: Path, manifest: Manifest, context: Context) -> None:
         "artifact": manifest.identity,
         "name": manifest.name,
         "position": str(context.position),
-        "state_dtype": "f32",
         "sha256": digest.hexdigest(),
     }
     scratch = path.parent / f".firstlight-{secrets.token_hex(8)}.tmp"
     try:
         if path.exists() and not path.is_file():
             raise OSError("something that is not a regular file is there already")
-        plan = [TensorPlan(t.name, "F32", rows.shape) for t, rows in state]
+        plan = [TensorPlan(t.name, *_stored(t, context.position)) for t, _ in state]
         with SafetensorsWriter(scratch, plan, metadata) as out:
             for tensor, rows in state:
                 out.write(tensor.name, rows)
@@ -105,8 +113,8 @@ def read_snapshot(path: Path, manifest: Manifest, context: Context) -> None:
         raise _damaged(path, f"its position {meta.get('position')!r} is out of range")
     digest = hashlib.sha256(str(position).encode())
     for tensor in manifest.state:
-        info, shape = file.tensors.get(tensor.name), (tensor.used_rows(position), tensor.width)
-        if info is None or info.dtype != "F32" or info.shape != shape:
+        info = file.tensors.get(tensor.name)
+        if info is None or (info.dtype, info.shape) != _stored(tensor, position):
             raise _damaged(path, f"tensor {tensor.name} is missing or of another shape")
         data = np.ascontiguousarray(file.array(info)).reshape(-1).view(np.uint8)
         context.write_state(tensor.offset, data)

@@ -90,8 +90,8 @@ class Tracer:
         """Feed ``ids`` through an entry; every row with copies of its results, as they come.
 
         Results of the arena have the shapes of the IR, [1, S, ...]; a state is [rows, width], the
-        rows that the sequence may have written so far. A trace that is not read to its end leaves
-        the session broken (F610).
+        rows that the sequence may have written so far, or in a codec their bytes. A trace that is
+        not read to its end leaves the session broken (F610).
         """
         tokens = token_array(ids, self.model.vocab_size)
         with session._exclusive():
@@ -101,6 +101,10 @@ class Tracer:
             session._broken = "a trace was not read to its end"
             yield from self._feed(cast(SteppingContext, context), entry, tokens)
             session._broken = None
+
+    def state(self, result: Result) -> StateTensor | None:
+        """The state tensor that a result is; None for one in the arena."""
+        return self._states.get(result.word)
 
     def _feed(self, context: SteppingContext, entry: str, tokens: npt.NDArray[np.int32]
               ) -> Iterator[tuple[Row, tuple[Array, ...]]]:  # fmt: skip
@@ -115,11 +119,12 @@ class Tracer:
                 row, first = next(rows, None), False
 
     def _value(self, context: SteppingContext, result: Result, count: int, end: int) -> Array:
-        state: StateTensor | None = self._states.get(result.word)
+        state = self.state(result)
         if state is not None:
             rows = state.used_rows(end)
-            values = context.read_state(state.offset, 4 * state.width * rows).view(np.float32)
-            return values.reshape(rows, state.width).copy()
+            raw = context.read_state(state.offset, state.row_bytes * rows)
+            rows_of: Array = raw.view(np.float32) if state.codec == "f32" else raw
+            return rows_of.reshape(rows, -1).copy()
         dtype, shape = _DTYPES[result.dtype], tuple(value(d, count) for d in result.shape)
         nbytes = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
         values = context.arena(int(result.word[2:]), nbytes).view(dtype)

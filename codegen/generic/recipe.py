@@ -28,7 +28,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class State:
-    """The memory of a state, a buffer [slots, rows, width]."""
+    """The memory of a state: a buffer [slots, rows, width], or bytes [slots, rows, row_bytes]."""
 
     type: StateType
     buffer: Any

@@ -5,26 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 from firstlight.codegen.generic.emitter import Emitter
-from firstlight.codegen.generic.recipe import Expr, State, Tensor
+from firstlight.codegen.generic.recipe import Expr, Reduction, State, Tensor
+from firstlight.codegen.generic.rows import read_row, recalled, row_parts
 from firstlight.codegen.generic.table import lower
 from firstlight.codegen.tvm_bridge import T
 from firstlight.ir.core import Op
 
 
-def _at(state: State, slot: Expr, row: Expr, column: Expr) -> tuple[Expr, ...]:
-    return T.Cast("int64", slot), row, column
-
-
 @lower("ring_read")
-def _(e: Emitter, op: Op, state: State, slot: Tensor, pos: Tensor) -> Tensor:
+def _(e: Emitter, op: Op, state: State, slot: Tensor, pos: Tensor) -> Tensor | Reduction:
     rows = state.type.rows
 
     def read(b: Expr, row: Expr, column: Expr) -> Expr:
         position = pos.read(b) - rows + row
-        old = state.buffer[_at(state, slot.read(b), T.floormod(position, rows), column)]
+        old = read_row(state, _wide(slot.read(b)), T.floormod(position, rows), column)
         return T.Select(position >= 0, old, T.float32(0))
 
-    return Tensor(op.result.type, read)
+    return recalled(state.type, Tensor(op.result.type, read))
 
 
 @lower("ring_write")
@@ -40,9 +37,10 @@ def _(e: Emitter, op: Op, state: State, x: Tensor, slot: Tensor, pos: Tensor) ->
 
 
 @lower("entries_read", kind="view")
-def _(e: Emitter, op: Op, state: State, slot: Tensor) -> Tensor:
-    return Tensor(op.result.type,
-                  lambda b, row, column: state.buffer[_at(state, slot.read(b), row, column)])
+def _(e: Emitter, op: Op, state: State, slot: Tensor) -> Tensor | Reduction:
+    return recalled(state.type, Tensor(
+        op.result.type,
+        lambda b, row, column: read_row(state, _wide(slot.read(b)), row, column)))
 
 
 @lower("entries_append")
@@ -62,8 +60,14 @@ def _write_rows(e: Emitter, name: str, state: State, x: Tensor, slot: Tensor,
                 extents: tuple[Expr, ...], wanted: Any, row: Any) -> None:
     """state[slot[b], row(b, i)] = x[b, i] where wanted(b, i)."""
     *lead, width = extents
+    parts = row_parts(e, state.type, x)
     with e.loops(lead, width) as at, T.sblock(name):
         b, i = (T.axis.spatial(n, v) for n, v in zip(lead, at, strict=True))
-        with T.If(wanted(b, i)), T.Then(), T.serial(width) as column:
-            value = x.read(b, i, column)
-            T.buffer_store(state.buffer, value, list(_at(state, slot.read(b), row(b, i), column)))
+        for part in parts:
+            with T.If(wanted(b, i)), T.Then(), T.serial(part.count) as column:
+                place = (_wide(slot.read(b)), row(b, i), part.offset + column)
+                T.buffer_store(state.buffer, part.value((b, i), column), list(place))
+
+
+def _wide(slot: Expr) -> Expr:
+    return T.Cast("int64", slot)

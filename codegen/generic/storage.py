@@ -35,7 +35,7 @@ WIDE = 1 << 31
 def pointer_types(type_: Type) -> list[str]:
     """Element types of the pointers that stand for an operand: codes, and scales if it has any."""
     if isinstance(type_, StateType):
-        return ["float32"]
+        return ["float32" if type_.codec == "f32" else "uint8"]
     if not type_.codec:
         return [DTYPES[type_.dtype]]
     codec = CODECS[type_.codec]
@@ -48,9 +48,10 @@ def buffer_at(name: str, pointer: Expr, shape: Sequence[Expr], dtype: str) -> An
 
 
 def state_operand(name: str, type_: StateType, capacity: Expr, pointer: Expr) -> State:
-    """A state's memory, [slots, rows, width] float32."""
-    shape = (T.int64(SLOTS), capacity, type_.width)
-    return State(type_, buffer_at(name, pointer, shape, "float32"))
+    """A state's memory, [slots, rows, width] float32, or [slots, rows, bytes of a row]."""
+    (dtype,) = pointer_types(type_)
+    row = type_.width if dtype == "float32" else type_.row_bytes
+    return State(type_, buffer_at(name, pointer, (T.int64(SLOTS), capacity, row), dtype))
 
 
 def tensor_operand(name: str, type_: TensorType, extents: Sequence[Expr],

@@ -19,6 +19,7 @@ from firstlight.ir.registry import (
     reference_of,
     shape_of,
 )
+from firstlight.ir.rows import held, recalled
 from firstlight.ir.types import StateType, TensorType, Type
 
 F32 = NDArray[np.float32]
@@ -39,7 +40,8 @@ def _(q: TensorType, kv: TensorType, sink: TensorType, freqs: TensorType, ring: 
     """Queries [B, S, H, c] over: the last `ring.rows` tokens (kv[B, S, c] are this call's own),
     and of the entries none / all visible ones / those at index[B, S, k] (-1: none).
 
-    Output [B, S, H, c] has the inverse rope of the query's position. kv goes into the ring.
+    Output [B, S, H, c] has the inverse rope of the query's position. kv goes into the ring, and
+    every query sees it as the ring gives it back, whatever the chunk it comes in.
     """
     require(q.shape[-1] == kv.shape[-1] == ring.width, f"{ring} does not fit queries {q.shape}")
     require(sink.shape == q.shape[2:3], f"sinks {sink.shape} do not fit queries {q.shape}")
@@ -53,16 +55,19 @@ def _(q: F32, kv: F32, sink: F32, freqs: F32, ring: F32, slot: I32, pos: I32,
       types: tuple[Type, ...]) -> tuple[F32, F32]:
     ring, out, rows = ring.copy(), np.empty_like(q), ring.shape[1]
     positions = (pos[:, None] + np.arange(q.shape[1])).astype(np.int32)
+    window, state = types[4], types[7] if entries is not None else None
+    assert isinstance(window, StateType)
+    kv = held(kv, window.codec)
     for b, s in np.ndindex(*q.shape[:2]):
         t = int(positions[b, s])
         ring[slot[b], t % rows] = kv[b, s]
         seen = ring[slot[b], np.arange(max(0, t - rows + 1), t + 1) % rows]
+        seen = recalled(seen, window.codec)
         if entries is not None:
-            state = types[7]
             assert isinstance(state, StateType)
             chosen = (np.arange((t + 1) // state.ratio) if index is None
                       else index[b, s][index[b, s] >= 0])
-            seen = np.concatenate([seen, entries[slot[b], chosen]])
+            seen = np.concatenate([seen, recalled(entries[slot[b], chosen], state.codec)])
         logits = q[b, s] @ seen.T * np.float32(scale)
         top = np.maximum(logits.max(1), sink)
         weights = np.exp(logits - top[:, None])
@@ -81,6 +86,8 @@ def _(q: Array, kv: Array, sink: Array, freqs: Array, ring: Array, slot: Array, 
     positions = pos.reshape(batch, 1) + iota(b, (1, tokens), 1)
     (old,) = emit(b, "ring_read", ring, slot, pos)
     (ring_out,) = emit(b, "ring_write", ring, kv, slot, pos)
+    if ring.state.codec != "f32":
+        kv = kv.emit("round_rows", codec=ring.state.codec)
     window = concat([old, kv], 1)                     # row j is position pos - rows + j
     length = dims.add(tokens, rows)
     row, query = iota(b, (1, 1, length), 2), iota(b, (1, tokens, 1), 1)

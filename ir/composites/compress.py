@@ -19,7 +19,8 @@ from firstlight.ir.registry import (
     reference_of,
     shape_of,
 )
-from firstlight.ir.types import StateType, TensorType
+from firstlight.ir.rows import held
+from firstlight.ir.types import StateType, TensorType, Type
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
@@ -53,8 +54,9 @@ def _(v: TensorType, g: TensorType, ape: TensorType, norm: TensorType, freqs: Te
 
 @reference_of(compress)
 def _(v: F32, g: F32, ape: F32, norm: F32, freqs: F32, partial: F32, entries: F32, slot: I32,
-      pos: I32, *, eps: float, overlap: bool) -> tuple[F32, F32]:
-    m, c = len(ape), len(norm)
+      pos: I32, *, eps: float, overlap: bool, types: tuple[Type, ...]) -> tuple[F32, F32]:
+    m, c, state = len(ape), len(norm), types[6]
+    assert isinstance(state, StateType)
     partial, entries = partial.copy(), entries.copy()
     rope, rms_norm = lookup("rope").reference, lookup("rms_norm").reference
     assert rope is not None
@@ -77,7 +79,8 @@ def _(v: F32, g: F32, ape: F32, norm: F32, freqs: F32, partial: F32, entries: F3
             entry = (p / p.sum(0) * values).sum(0)
             entry = rms_norm(entry, norm, eps=eps)
             first = np.array([[t + 1 - m]], np.int32)
-            entries[slot[b], t // m] = rope(entry[None, None], first, freqs, inverse=False)[0, 0]
+            entry = rope(entry[None, None], first, freqs, inverse=False)[0, 0]
+            entries[slot[b], t // m] = held(entry, state.codec)
     return partial, entries
 
 

@@ -18,6 +18,7 @@ from firstlight.ir.registry import (
     reference_of,
     shape_of,
 )
+from firstlight.ir.rows import recalled
 from firstlight.ir.types import StateType, TensorType, Type
 
 F32 = NDArray[np.float32]
@@ -44,7 +45,7 @@ def _(q: F32, a: F32, keys: F32, slot: I32, positions: I32, *, k: int, scale: fl
     assert isinstance(state, StateType)
     out = np.full((*positions.shape, k), -1, np.int32)
     for b, s in np.ndindex(*positions.shape):
-        visible = keys[slot[b], :(positions[b, s] + 1) // state.ratio]
+        visible = recalled(keys[slot[b], :(positions[b, s] + 1) // state.ratio], state.codec)
         hits = np.maximum(q[b, s] @ visible.T * np.float32(scale), 0)
         score = (hits * (a[b, s] * np.float32(head_scale))[:, None]).sum(0)
         best = np.argsort(-score, kind="stable")[:k]

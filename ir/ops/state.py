@@ -1,7 +1,8 @@
 """Ops on state: rings of recent rows and growing entries (spec 6.1).
 
 States are values like any other: a write gives the new state, and the planner makes it in place.
-`slot[b]` says which row of the state's slots axis belongs to sequence b.
+`slot[b]` says which row of the state's slots axis belongs to sequence b. A write rounds rows as the
+state's codec does; arrays hold them as the state does (`ir.rows`).
 """
 
 from __future__ import annotations
@@ -12,10 +13,19 @@ from numpy.typing import NDArray
 from firstlight.ir.builder import require
 from firstlight.ir.ops.shape import free
 from firstlight.ir.registry import cost_of, op, reference_of, shape_of
-from firstlight.ir.types import StateType, TensorType
+from firstlight.ir.rows import held, recalled
+from firstlight.ir.types import StateType, TensorType, Type
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
+
+
+def codec_of(types: tuple[Type, ...]) -> str:
+    """The codec of the state that is an op's first operand."""
+    state = types[0]
+    assert isinstance(state, StateType)
+    return state.codec
+
 
 ring_read = op("ring_read", ("state", "slot", "pos"))
 
@@ -28,10 +38,10 @@ def _(state: StateType, slot: TensorType, pos: TensorType) -> TensorType:
 
 
 @reference_of(ring_read)
-def _(state: F32, slot: I32, pos: I32) -> F32:
+def _(state: F32, slot: I32, pos: I32, *, types: tuple[Type, ...]) -> F32:
     rows = state.shape[1]
     positions = pos[:, None] - rows + np.arange(rows)
-    old = state[slot[:, None], positions % rows]
+    old = recalled(state[slot[:, None], positions % rows], codec_of(types))
     return np.where(positions[..., None] >= 0, old, np.float32(0))
 
 
@@ -47,8 +57,9 @@ def _(state: StateType, x: TensorType, slot: TensorType, pos: TensorType) -> Sta
 
 
 @reference_of(ring_write)
-def _(state: F32, x: F32, slot: I32, pos: I32) -> F32:
+def _(state: F32, x: F32, slot: I32, pos: I32, *, types: tuple[Type, ...]) -> F32:
     out, rows = state.copy(), state.shape[1]
+    x = held(x, codec_of(types))
     for i in range(max(0, x.shape[1] - rows), x.shape[1]):
         out[slot, (pos + i) % rows] = x[:, i]
     return out
@@ -65,8 +76,8 @@ def _(state: StateType, slot: TensorType) -> TensorType:
 
 
 @reference_of(entries_read)
-def _(state: F32, slot: I32) -> F32:
-    return state[slot]
+def _(state: F32, slot: I32, *, types: tuple[Type, ...]) -> F32:
+    return recalled(state[slot], codec_of(types))
 
 
 entries_append = op("entries_append", ("state", "x", "slot", "first", "count"), ("state",))
@@ -82,8 +93,9 @@ def _(state: StateType, x: TensorType, slot: TensorType, first: TensorType,
 
 
 @reference_of(entries_append)
-def _(state: F32, x: F32, slot: I32, first: I32, count: I32) -> F32:
+def _(state: F32, x: F32, slot: I32, first: I32, count: I32, *, types: tuple[Type, ...]) -> F32:
     out = state.copy()
+    x = held(x, codec_of(types))
     for b, (s, at, n) in enumerate(zip(slot, first, count, strict=True)):
         out[s, at:at + n] = x[b, :n]
     return out

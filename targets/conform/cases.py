@@ -15,7 +15,16 @@ from firstlight.ir.core import Module
 from firstlight.ir.registry import TABLE
 from firstlight.ir.types import StateType, TensorType, Type
 from firstlight.runtime.errors import FirstlightError
-from firstlight.targets.conform.data import Array, Change, Make, Operand, Random, plain, stored
+from firstlight.targets.conform.data import (
+    Array,
+    Change,
+    Make,
+    Operand,
+    Random,
+    plain,
+    state,
+    stored,
+)
 
 SLOTS = 3
 CONTEXT = 40
@@ -83,7 +92,7 @@ class Case:
             if isinstance(type_, StateType):
                 rows = dims.evaluate(type_.capacity, sizes)
                 value = random.standard_normal((SLOTS, rows, type_.width)).astype(np.float32)
-                yield Operand(here(random, value))
+                yield state(here(random, value), type_.codec)
             else:
                 shape = tuple(dims.evaluate(d, sizes) for d in type_.shape)
                 value = self._array(random, name, type_, shape, pos, here)

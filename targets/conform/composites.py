@@ -17,7 +17,7 @@ from firstlight.targets.conform.data import (
     tiny,
     zero_rows,
 )
-from firstlight.targets.conform.primitives import CODECS, I32, POSITIONS
+from firstlight.targets.conform.primitives import CODECS, I32, POSITIONS, ROW_CODECS
 
 B, S = dims.B, dims.S
 HOSTILE = (plain, zero_rows, outliers)
@@ -74,20 +74,28 @@ def _wide() -> Iterator[Case]:
         yield Case("hyper_head", (given, f32(4, 128), f32(4), f32(1), f32(32)),
                    {"eps": 1e-6, "hc_eps": 1e-6}, HOSTILE)
     yield Case("rms_norm", (f32(B, 1, 64),), {"eps": 1e-6}, small)
-    keys = StateType("entries", 32, ratio=4)
-    yield Case("index_select", (f32(B, S, 4, 32), f32(B, S, 4), keys, I32, i32(B, S)),
+    for codec, width in (("f32", 32), *ROW_CODECS):
+        yield from _with_states(codec, width)
+
+
+def _with_states(codec: str, width: int) -> Iterator[Case]:
+    """Composites that read and write states of one codec."""
+    keys = StateType("entries", width, ratio=4, codec=codec)
+    yield Case("index_select", (f32(B, S, 4, width), f32(B, S, 4), keys, I32, i32(B, S)),
                {"k": 4, "scale": 0.25, "head_scale": 0.5}, (plain, ties, zero_rows),
                positions=POSITIONS)
-    common = (f32(B, S, 2, 32), f32(B, S, 32), f32(2), f32(4), StateType("ring", 32, 8), I32, I32)
+    pairs = 1 if width < 16 else 4
+    common = (f32(B, S, 2, width), f32(B, S, width), f32(2), f32(pairs),
+              StateType("ring", width, 8, codec=codec), I32, I32)
     for rest in ((), (keys,), (keys, i32(B, S, 3))):
         yield Case("hybrid_attention", (*common, *rest), {"scale": 0.125}, (plain, zero_rows),
                    values={"index": integers(-1, 5)}, positions=POSITIONS)
     yield Case("hybrid_attention", common, {"scale": 0.125}, positions=(0, 9),
                values={"sink": constant(1e4)})
     for overlap in (False, True):
-        w = 64 if overlap else 32
+        w = 2 * width if overlap else width
         yield Case("compress", (f32(B, S, w), f32(B, S, w), f32(4, w, codec="bf16"),
-                                f32(32, codec="bf16"), f32(4),
+                                f32(width, codec="bf16"), f32(pairs),
                                 StateType("partial", 2 * w, 8 if overlap else 4, 4), keys, I32,
                                 I32), {"eps": 1e-6, "overlap": overlap}, HOSTILE,
                    positions=POSITIONS)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from firstlight.ir import codecs
+from firstlight.ir import codecs, rows
 from firstlight.ir.types import BLOCK_FP8, CODECS, TensorType
 
 Array = NDArray[Any]
@@ -105,6 +105,14 @@ class Operand:
         """What is in memory where no layout is asked for: codes and scales, or the value."""
         return tuple(a for a in (self.value if self.codes is None else self.codes, self.scales)
                      if a is not None)
+
+
+def state(value: Array, codec: str) -> Operand:
+    """`value` as a state of this codec holds it, and its bytes."""
+    if codec == "f32":
+        return Operand(value)
+    raw = rows.encode(value, codec)
+    return Operand(rows.decode(raw, value.shape[-1], codec), raw)
 
 
 def stored(random: Random, value: Array, type_: TensorType) -> Operand:

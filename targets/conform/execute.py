@@ -10,6 +10,7 @@ from firstlight.codegen.target import Executor, Packer
 from firstlight.ir import dims
 from firstlight.ir.core import Op, Value
 from firstlight.ir.registry import TABLE
+from firstlight.ir.rows import decode
 from firstlight.ir.types import StateType, TensorType
 from firstlight.targets.conform.data import DTYPES, Array, Operand
 from firstlight.targets.conform.measure import Memory
@@ -36,15 +37,21 @@ class Run:
                        for m in self._pointers(value, layout or "")]
             buffers += self._results(op, written)
             executor.run(kernel.name, buffers, sizes["S"])
-        self.results = [self.memory[value].array for value in unit.main.results]
+        self.results = [self._values(value) for value in unit.main.results]
         self.problems = self._problems(unit, written)
+
+    def _values(self, value: Value) -> Array:
+        array, type_ = self.memory[value].array, value.type
+        coded = isinstance(type_, StateType) and type_.codec != "f32"
+        return decode(array, type_.width, type_.codec) if coded else array
 
     def _pointers(self, value: Value, layout: str) -> list[Memory]:
         operand = self.operands.get(value)
-        if operand is None or (operand.codes is None and not layout):
+        state = isinstance(value.type, StateType)
+        if operand is None or state or (operand.codes is None and not layout):
             if value not in self.memory:
                 assert operand is not None
-                self.memory[value] = Memory(operand.value)
+                self.memory[value] = Memory(operand.stored[0])
             return [self.memory[value]]
         if (value, layout) not in self.packed:
             codes = operand.value if operand.codes is None else operand.codes

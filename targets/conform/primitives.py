@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from firstlight.ir import dims
-from firstlight.ir.types import BLOCK_FP8, GROUP_FP4, GROUP_INT8, REAL, StateType
+from firstlight.ir.types import (
+    BLOCK_FP8,
+    GROUP_FP4,
+    GROUP_INT8,
+    KEYS_FP4,
+    REAL,
+    StateType,
+    kv_fp8,
+)
 from firstlight.targets.conform.cases import Case, boolean, f32, i32
 from firstlight.targets.conform.data import (
     angles,
@@ -18,6 +27,7 @@ from firstlight.targets.conform.data import (
     plain,
     positive,
     ties,
+    tiny,
     wide,
     zero_rows,
 )
@@ -155,10 +165,24 @@ POSITIONS = (0, 1, 3, 4, 5, 8, 33)
 """Around the ends of blocks of 4 and of rings of 3, 4 and 5."""
 
 
+ROW_CODECS = (("bf16", 7), (kv_fp8(16), 80), (kv_fp8(64), 512), (kv_fp8(2), 21), (KEYS_FP4, 32))
+"""Codecs of states, and how wide a row is: groups that are short, and that are many."""
+HARD = (plain, zero_rows, outliers, ties, tiny)
+
+
 def _states() -> Iterator[Case]:
     for state in (RING, PARTIAL, StateType("ring", 3, 1)):
         yield Case("ring_read", (state, I32, I32), positions=POSITIONS)
         yield Case("ring_write", (state, f32(B, S, state.width), I32, I32), positions=POSITIONS)
+    for codec, width in ROW_CODECS:
+        ring, entries = (replace(state, width=width, codec=codec) for state in (RING, ENTRIES))
+        x = f32(B, S, width)
+        yield Case("ring_read", (ring, I32, I32), positions=POSITIONS)
+        yield Case("ring_write", (ring, x, I32, I32), changes=HARD, positions=POSITIONS)
+        yield Case("ring_write", (ring, x, I32, I32), values={"x": wide})
+        yield Case("entries_read", (entries, I32))
+        yield Case("entries_append", (entries, x, I32, I32, I32), changes=HARD,
+                   values={"first": integers(0, 4), "count": integers(1, 2)})
     yield Case("entries_read", (ENTRIES, I32))
     yield Case("entries_append", (ENTRIES, f32(B, S, 16), I32, I32, I32),
                values={"first": integers(0, 4), "count": integers(0, 1)})

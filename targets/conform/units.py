@@ -15,6 +15,7 @@ from firstlight.ir.core import Function, Module, Op
 from firstlight.ir.decompose import decompose
 from firstlight.ir.printer import print_function, print_op
 from firstlight.ir.registry import TABLE
+from firstlight.ir.types import StateType, row_codec
 from firstlight.targets.conform.cases import CONTEXT, LONG, Case
 
 FIXED = {"B": 1, "C": CONTEXT}
@@ -63,7 +64,8 @@ def units(target: Target, cases: Mapping[str, Sequence[Case]]) -> Iterator[Unit]
     """
     overrides = target.overrides()
     for name, some in cases.items():
-        for case, (shape, sizes) in itertools.product(some, SHAPES.items()):
+        kept = [case for case in some if _kept(case, target)]
+        for case, (shape, sizes) in itertools.product(kept, SHAPES.items()):
             module = case.module(sizes)
             if name in target.missing:
                 parts = _parts(target, module)
@@ -78,6 +80,12 @@ def units(target: Target, cases: Mapping[str, Sequence[Case]]) -> Iterator[Unit]
                     yield unit
             yield _unit(case, shape, "generic", module, module,
                         partial(_generics, target, module, 1))
+
+
+def _kept(case: Case, target: Target) -> bool:
+    """Whether the target keeps states as the case does."""
+    return all(row_codec(t.codec).codes in target.capabilities.states
+               for t in case.types if isinstance(t, StateType))
 
 
 def _unit(case: Case, shape: str, how: str, module: Module, meaning: Module,

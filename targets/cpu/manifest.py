@@ -9,7 +9,7 @@ from typing import Any
 from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.target import Executor, Override, Target, Tool
 from firstlight.ir.core import Op
-from firstlight.ir.types import TensorType
+from firstlight.ir.types import StateType, TensorType
 from firstlight.passes.capabilities import Capabilities
 from firstlight.targets.cpu.code import Code
 from firstlight.targets.cpu.packer import TilePacker
@@ -38,7 +38,8 @@ def cpu_target(
     """
     return Target(
         name=name, summary=summary, tier="A",
-        capabilities=Capabilities(native=NATIVE, vector_bytes=4 * lanes),
+        capabilities=Capabilities(native=NATIVE, vector_bytes=4 * lanes,
+                                  states=("f32", "bf16", "e4m3", "e2m1")),
         requires=requires, emit=code.emit, build=code.build, runner=code.runner, emulate=emulate,
         launcher="cpu", overrides=lambda: _hand_written(lanes, leave),
         fast=(lambda: _hand_written(lanes, leave, integers)) if integers else None,
@@ -51,7 +52,7 @@ def _hand_written(lanes: int, leave: Sequence[str], integers: str = "") -> Mappi
 
     def fitting(override: Override) -> Override:
         return lambda name, op, tokens: (
-            None if _codecs(op) & set(leave) or _for_all_tokens(op, tokens)
+            None if _codecs(op) & set(leave) or _for_all_tokens(op, tokens) or _coded(op)
             else override(name, op, tokens))
 
     return {name: fitting(override) for name, override in overrides(lanes, integers).items()}
@@ -66,6 +67,11 @@ def _for_all_tokens(op: Op, tokens: int) -> bool:
     kind = op.results[0].type
     one = isinstance(kind, TensorType) and kind.rank > 1 and kind.shape[1] == 1
     return one and tokens > 1 and op.name not in ONE_ROW
+
+
+def _coded(op: Op) -> bool:
+    """Whether a state is kept in a codec, which the generic kernels read and write."""
+    return any(isinstance(v.type, StateType) and v.type.codec != "f32" for v in op.operands)
 
 
 def _codecs(op: Op) -> set[str]:

@@ -1,15 +1,28 @@
 """quantize, and the policies that name it."""
 
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
+import numpy as np
 import pytest
 
 from firstlight.frontend.config import parse_config
 from firstlight.frontend.expected import expected_tensors
 from firstlight.frontend.model import config_types, trace_model
 from firstlight.frontend.names import ROLES
+from firstlight.ir.array import emit, trace
 from firstlight.ir.core import Module
-from firstlight.ir.types import GROUP_FP4, GROUP_INT4, GROUP_INT8, TensorType
+from firstlight.ir.decompose import decompose
+from firstlight.ir.interpreter import run
+from firstlight.ir.types import (
+    GROUP_FP4,
+    GROUP_INT4,
+    GROUP_INT8,
+    KEYS_FP4,
+    StateType,
+    TensorType,
+    kv_fp8,
+)
 from firstlight.ir.verifier import verify
 from firstlight.passes import run_pipeline
 from firstlight.passes.pipeline import parse, spell
@@ -101,3 +114,60 @@ def test_policies() -> None:
     assert quantizer("experts=shipped", ROLES) is None
     one, named = quantizer("fp8", ROLES), quantizer(",".join(f"{r}=fp8" for r in COMMON), ROLES)
     assert one == named
+
+
+def states(module: Module) -> dict[str, StateType]:
+    return {v.loc: v.type for v in module["score"].args if isinstance(v.type, StateType)}
+
+
+@pytest.mark.parametrize("numerics", ["float", "released"])
+def test_states_change_by_role(numerics) -> None:
+    """Fused or not: rows of the window are rounded for the queries of the same call, too."""
+    config = parse_config(random_config(3, layers="wchch", head_dim=24, qk_rope_head_dim=8,
+                                        index_head_dim=32), "here")
+    step = quantizer("kv=released,index-keys=released", ROLES, config.qk_rope_head_dim)
+    assert step is not None
+    (again,) = parse(spell([step]))
+    assert again == step
+    module = run_pipeline(trace_model(config, config_types(config), numerics))
+    after = step.run(module)
+    verify(after)
+    for name, type_ in states(after).items():
+        codec = KEYS_FP4 if "indexer" in name else kv_fp8(8)
+        codec = "f32" if type_.kind == "partial" else codec
+        assert type_ == replace(states(module)[name], codec=codec), name
+    rings = [op for f in after for op in f.ops
+             if op.name == "ring_write" and op.operands[0].type.codec != "f32"]
+    assert len(rings) == sum(op.name == "round_rows" for f in after for op in f.ops)
+    assert bool(rings) == (numerics == "released")
+
+
+def test_a_chunk_is_seen_as_the_ring_holds_it() -> None:
+    """The first query sees its own row rounded, whether the op is one or its parts."""
+    codec, random = kv_fp8(8), np.random.default_rng(1)
+    ring, pairs = StateType("ring", 24, 4, codec=codec), 4
+    kv, q = (TensorType((1, 3, *rest)) for rest in ((24,), (2, 24)))
+    types = (q, kv, TensorType((2,)), TensorType((pairs,)), ring, TensorType((1,), "i32"),
+             TensorType((1,), "i32"))
+    module = Module().with_function(trace("main", lambda *a: emit(
+        a[0].builder, "hybrid_attention", *a, scale=0.2), types))
+    args = [random.standard_normal((1, 3, 2, 24), np.float32),
+            random.standard_normal((1, 3, 24), np.float32), np.zeros(2, np.float32),
+            np.ones(pairs, np.float32), np.zeros((1, 4, 24), np.float32),
+            np.zeros(1, np.int32), np.zeros(1, np.int32)]
+    sizes = {"B": 1, "S": 3, "C": 8}
+    o, rows = run(module, "main", args, sizes)
+    assert not np.array_equal(rows[0, :3], args[1][0])
+    parts = run(decompose(module), "main", args, sizes)
+    np.testing.assert_array_equal(parts[1], rows)
+    np.testing.assert_allclose(parts[0], o, atol=2e-6)
+    args[1] = rows[:, :3]                               # what is rounded already changes nothing
+    np.testing.assert_array_equal(run(module, "main", args, sizes)[0], o)
+
+
+def test_state_codecs_are_checked() -> None:
+    with pytest.raises(FirstlightError, match="F301"):
+        parse("quantize{states=*.window=fp8e5m2}")
+    for text in ("kv=fp8", "index-keys=mxfp4", "attn=released"):
+        with pytest.raises(FirstlightError, match="F306"):
+            quantizer(text, ROLES)
