@@ -9,7 +9,7 @@ from typing import Any
 from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.target import Executor, Override, Target, Tool
 from firstlight.ir.core import Op
-from firstlight.ir.types import StateType, TensorType
+from firstlight.ir.types import BLOCK_FP8, GROUP_FP4, StateType, TensorType, row_codec
 from firstlight.passes.capabilities import Capabilities
 from firstlight.targets.cpu.code import Code
 from firstlight.targets.cpu.packer import TilePacker
@@ -52,11 +52,14 @@ def _hand_written(lanes: int, leave: Sequence[str], integers: str = "") -> Mappi
 
     def fitting(override: Override) -> Override:
         return lambda name, op, tokens: (
-            None if _codecs(op) & set(leave) or _for_all_tokens(op, tokens) or _coded(op)
+            None if _codecs(op) & set(leave) or _for_all_tokens(op, tokens)
             else override(name, op, tokens))
 
     return {name: fitting(override) for name, override in overrides(lanes, integers).items()}
 
+
+WEIGHTS_LIKE = {"e4m3": BLOCK_FP8, "e2m1": GROUP_FP4}
+"""Codes of states -> the weights that the same instructions decode."""
 
 ONE_ROW = frozenset({"group_linear", "hyper_head", "hyper_pre", "linear", "linears"})
 """Ops whose kernels know that S tokens may have one row: the last one's."""
@@ -69,13 +72,11 @@ def _for_all_tokens(op: Op, tokens: int) -> bool:
     return one and tokens > 1 and op.name not in ONE_ROW
 
 
-def _coded(op: Op) -> bool:
-    """Whether a state is kept in a codec, which the generic kernels read and write."""
-    return any(isinstance(v.type, StateType) and v.type.codec != "f32" for v in op.operands)
-
-
 def _codecs(op: Op) -> set[str]:
-    return {v.type.codec for v in op.operands if isinstance(v.type, TensorType)}
+    """Codecs of weights, and for states those whose numbers are decoded the same way."""
+    states = {WEIGHTS_LIKE.get(row_codec(v.type.codec).codes, "") for v in op.operands
+              if isinstance(v.type, StateType)}
+    return states | {v.type.codec for v in op.operands if isinstance(v.type, TensorType)}
 
 
 def _versions() -> Mapping[str, str]:

@@ -154,7 +154,8 @@ def _compress(name: str, op: Op, tokens: int, lanes: int) -> Kernel | None:
     return compress.compress(
         name, ratio=_state(partial).ratio, width=_state(entries).width, pairs=_shape(freqs)[0],
         capacity=_state(entries).rows, eps=op.attrs["eps"], overlap=op.attrs["overlap"],
-        ape=_codec(ape), norm=_codec(norm), lanes=lanes)
+        tokens=_tokens(op, tokens), ape=_codec(ape), norm=_codec(norm),
+        codec=_state(entries).codec, lanes=lanes)
 
 
 def _hybrid_attention(name: str, op: Op, tokens: int, lanes: int) -> Kernel | None:
@@ -167,8 +168,8 @@ def _hybrid_attention(name: str, op: Op, tokens: int, lanes: int) -> Kernel | No
         name, heads=heads, width=width, window=_state(ring).rows, pairs=_shape(freqs)[0],
         scale=op.attrs["scale"], sink=_codec(sink), entries=("none", "all", "picked")[len(more)],
         ratio=state.ratio if state else 0, capacity=state.rows if state else 0,
-        k=_inner(more[1])[0] if len(more) == 2 else 0, decode_only=_tokens(op, tokens) == 1,
-        lanes=lanes)
+        k=_inner(more[1])[0] if len(more) == 2 else 0, tokens=_tokens(op, tokens),
+        codecs=(_state(ring).codec, state.codec if state else "f32"), lanes=lanes)
 
 
 def _index_select(name: str, op: Op, tokens: int, lanes: int) -> Kernel | None:
@@ -177,8 +178,8 @@ def _index_select(name: str, op: Op, tokens: int, lanes: int) -> Kernel | None:
     state = _state(keys)
     return index_select.index_select(
         name, heads=heads, width=width, ratio=state.ratio, capacity=state.rows, k=op.attrs["k"],
-        scale=op.attrs["scale"], head_scale=op.attrs["head_scale"],
-        decode_only=_tokens(op, tokens) == 1, lanes=lanes)
+        scale=op.attrs["scale"], head_scale=op.attrs["head_scale"], tokens=_tokens(op, tokens),
+        codec=state.codec, lanes=lanes)
 
 
 def _hyper_pre(name: str, op: Op, tokens: int, lanes: int) -> Kernel | None:

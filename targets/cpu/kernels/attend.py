@@ -1,23 +1,28 @@
-"""All heads of one token attend to their rows: scores, softmax with a sink, mix, inverse rope.
+"""All heads of one token attend to rows: scores, softmax with a sink, mix, inverse rope.
 
-Keys are values, and all heads share them. Per block of heads:
+Keys are values, and all heads share them. Rows are taken in groups that stay in the second-level
+cache; of each group, per block of heads:
 
+    stage    rows in any codec and from anywhere, decoded side by side
     scores   rows x heads, in register tiles that read each row once for all heads of the block
-    softmax  over rows, a lane is a head; the sink enlarges the denominator
-    mix      heads x columns, in groups of rows and chunks of columns
+    weights  e**(score - top so far), a lane is a head
+    mix      heads x columns, sums of earlier groups scaled to the new top
 
-A table of row numbers per source makes window, own tokens and entries alike.
+Where a token is alone, its rows are cut into parts that threads work on, each with tops, totals
+and sums of its own; these are joined in a fixed order. How rows are cut depends on their number
+only, so the result does not depend on the threads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from firstlight.codegen.tvm_bridge import T
 from firstlight.targets.cpu.kernels.heads import Heads
 from firstlight.targets.cpu.kernels.rope import table
+from firstlight.targets.cpu.kernels.rows import StoredRows
 from firstlight.targets.cpu.kernels.vecmath import (
     Cell,
     Expr,
@@ -28,21 +33,23 @@ from firstlight.targets.cpu.kernels.vecmath import (
     hold,
     put,
     spread,
+    sweep,
     wide,
 )
 
-COLUMNS = {8: 96, 16: 64}
-"""lanes -> columns per chunk, whole tiles of the mix: the sums of a block of heads stay in the
-first-level cache, and the usual widths are cut into equal shares for two threads and more."""
+GROUP = 48
+"""Rows of a group: whole register tiles, of six rows or of eight."""
 
-ROWS = 32
-"""Rows between two visits of a sum in memory."""
+PARTS = 32
+"""Most parts of a token's rows: joining them costs little beside the rows, and an even share can be
+had by many threads. A part has at least about `PART_TILES` tiles."""
+PART_TILES = 8
 
 MIX = {8: (4, 3), 16: (8, 2)}
 """lanes -> (heads, vectors of columns) of a tile of the mix: 12 of 16 or 16 of 32 registers."""
 
 NOTHING = -3.0e38
-"""Added to the score of a row that is not there."""
+"""The top of no rows."""
 
 
 @dataclass(frozen=True)
@@ -50,53 +57,23 @@ class Rows:
     """Where some of a token's rows are.
 
     Attributes:
-        memory: flat buffer, row r starts at ``base + r * width``.
+        form: how they are stored.
+        memory: flat buffer, row r starts at ``base + r * form.size``.
         base: start, an int64.
         count: how many rows are attended to.
-        row: j -> number of the j-th row; negative for none.
-        start: place of j = 0 among the token's rows; a multiple of the tile.
+        row: j -> number of the j-th of them.
     """
 
+    form: StoredRows
     memory: Any
     base: Expr
     count: Expr
     row: Callable[[Expr], Expr]
-    start: Expr = 0
-
-
-@dataclass(frozen=True)
-class Scratch:
-    """Buffers of one token, or of one block of heads of it.
-
-    Attributes:
-        panel: packed queries [blocks][width][block].
-        scores: [blocks][places][block].
-        places: number of rows there is room for.
-        rows: row numbers [places] i32, -1 for none.
-        inverse: 1 / denominator [blocks][block].
-    """
-
-    panel: Any
-    scores: Any
-    places: int
-    rows: Any
-    inverse: Any
-
-
-def scratch_of(block: Heads, blocks: int, places: int) -> Scratch:
-    """Room for `blocks` blocks of heads and `places` rows."""
-    return Scratch(
-        T.alloc_buffer((blocks * block.panel_size,), "float32"),
-        T.alloc_buffer((blocks * places * block.block,), "float32"),
-        places,
-        T.alloc_buffer((places,), "int32"),
-        T.alloc_buffer((blocks * block.block,), "float32"),
-    )
 
 
 @dataclass(frozen=True)
 class Attend:
-    """The steps; `part` counts the blocks in the scratch, `block` those of the heads."""
+    """The steps for tokens of queries q[S, H, c], results o[S, H, c]."""
 
     block: Heads
     scale: float
@@ -107,185 +84,226 @@ class Attend:
     q: Any
     o: Any
 
-    def alone(self, scratch: Scratch, token: Expr, t: Expr, sources: Sequence[Rows]) -> None:
-        """One token, one block of heads after the other, in one thread."""
-        sources, total = self._list_rows(scratch, sources)
-        with T.serial(self.block.blocks) as block:
-            self._pack(scratch, token, block, 0)
-            for source in sources:
-                with T.serial(self._tiles(source)) as tile:
-                    self._scores(scratch, 0, source, tile)
-            with T.serial(self.block.vectors) as vector:
-                self._softmax(scratch, 0, block, vector, total)
-            with T.serial(self._chunks) as chunk:
-                self._mix(scratch, token, 0, block, chunk, sources)
-        self._turn_back(token, t)
-
-    def together(self, scratch: Scratch, token: Expr, t: Expr, sources: Sequence[Rows]) -> None:
-        """One token, each step shared among the threads."""
-        sources, total = self._list_rows(scratch, sources)
-        blocks, vectors = self.block.blocks, self.block.vectors
-        with T.serial(blocks) as block:
-            self._pack(scratch, token, block, block)
-        with T.parallel(total // self.block.tile) as tile:
-            for source in sources:
-                own = T.bind(tile - source.start // self.block.tile)
-                with T.If(T.And(own >= 0, own < self._tiles(source))), T.Then():
-                    with T.serial(blocks) as block:
-                        self._scores(scratch, block, source, own)
-        with T.parallel(blocks * vectors) as task:
-            block = T.bind(task // vectors)
-            self._softmax(scratch, block, block, task % vectors, total)
-        with T.parallel(self._chunks * blocks) as task:
-            block = T.bind(task // self._chunks)
-            self._mix(scratch, token, block, block, T.bind(task % self._chunks), sources)
-        self._turn_back(token, t)
-
-    @property
-    def _chunks(self) -> int:
-        return -(-self.block.width // COLUMNS[self.block.lanes])
-
-    def _tiles(self, source: Rows) -> Expr:
-        return ceil_div(source.count, self.block.tile)
-
-    def _list_rows(self, scratch: Scratch, sources: Sequence[Rows]) -> tuple[list[Rows], Expr]:
-        """Row numbers of all sources, one after the other; (sources with starts, places)."""
-        placed, start = [], T.int32(0)
-        for source in sources:
-            placed.append(replace(source, start=start))
-            places = T.bind(self._tiles(source) * self.block.tile)
-            with T.serial(places) as j:
-                row = T.if_then_else(j < source.count, source.row(j), -1)
-                put(scratch.rows, row, start + j)
-            start = T.bind(start + places)
-        return placed, start
-
-    def _pack(self, scratch: Scratch, token: Expr, block: Expr, part: Expr) -> None:
-        base = T.bind(wide(token) * (self.block.heads * self.block.width))
-        place = T.bind(part * self.block.panel_size)
-        self.block.pack(self.q, base, block, scratch.panel, place, self.scale)
-
-    def _base(self, scratch: Scratch, source: Rows, place: Expr) -> Expr:
-        row = T.max(scratch.rows[place], 0)
-        return T.bind(source.base + wide(row) * self.block.width)
-
-    def _scores(self, scratch: Scratch, part: Expr, source: Rows, tile: Expr) -> None:
-        lanes, count = self.block.lanes, self.block.tile
-        first = T.bind(source.start + tile * count)
-        bases = [self._base(scratch, source, first + r) for r in range(count)]
-        panel = T.bind(part * self.block.panel_size)
-        products = self.block.products(scratch.panel, panel, source.memory, bases)
-        out = T.bind((part * scratch.places + first) * self.block.block)
-        for r, line in enumerate(products):
-            gone = T.Select(scratch.rows[first + r] < 0, T.float32(NOTHING), T.float32(0))
-            penalty = T.bind(spread(gone, lanes))
-            for i, value in enumerate(line):
-                at = out + r * self.block.block + i * lanes
-                put(scratch.scores, value + penalty, at, lanes=lanes)
-
-    def _softmax(
-        self, scratch: Scratch, part: Expr, block: Expr, vector: Expr, total: Expr
-    ) -> None:
-        """Scores -> e**(score - top); the denominator, sink included, goes to `inverse`."""
-        lanes, heads = self.block.lanes, self.block.heads
-        staged = T.alloc_buffer((lanes,), "float32")
-        with T.serial(lanes) as lane:
-            head = T.min(block * self.block.block + vector * lanes + lane, heads - 1)
-            put(staged, decode(self.sinks, self.sink_codec, head), lane)
-        sink = T.bind(get(staged, 0, lanes=lanes))
-        column = T.bind(part * (scratch.places * self.block.block) + vector * lanes)
-
-        def visit(step: Callable[[Expr, int], None]) -> None:
-            with T.serial(total // 2) as two:  # tiles have even numbers of rows
-                for chain in range(2):
-                    step(T.bind(column + (two * 2 + chain) * self.block.block), chain)
-
-        tops = [Cell(sink, lanes) for _ in range(2)]
-
-        def highest(at: Expr, chain: int) -> None:
-            score = get(scratch.scores, at, lanes=lanes)
-            tops[chain].value = T.max(tops[chain].value, score)
-
-        visit(highest)
-        top = hold(T.max(tops[0].value, tops[1].value), lanes)
-        sums = [Cell(exp(sink - top, lanes), lanes), Cell(spread(0.0, lanes), lanes)]
-
-        def power(at: Expr, chain: int) -> None:
-            p = hold(exp(get(scratch.scores, at, lanes=lanes) - top, lanes), lanes)
-            sums[chain].value = sums[chain].value + p
-            put(scratch.scores, p, at, lanes=lanes)
-
-        visit(power)
-        inverse = spread(1.0, lanes) / (sums[0].value + sums[1].value)
-        put(scratch.inverse, inverse, part * self.block.block + vector * lanes, lanes=lanes)
-
-    def _mix(
-        self, scratch: Scratch, token: Expr, part: Expr, block: Expr, chunk: Expr,
-        sources: Sequence[Rows],
-    ) -> None:  # fmt: skip
-        """o = sum of weights times rows, for one block of heads and one chunk of columns."""
-        lanes, width, most = self.block.lanes, self.block.width, COLUMNS[self.block.lanes]
-        heads, vectors = MIX[lanes]
-        first = T.bind(chunk * most)
-        columns = T.bind(T.min(most, width - first))
-        sums = T.alloc_buffer((self.block.block * most,), "float32")
-        with T.serial(self.block.block * most // lanes) as i:
-            put(sums, spread(0.0, lanes), i * lanes, lanes=lanes)
-        weights = T.bind(part * (scratch.places * self.block.block))
-
-        def tile(source: Rows, rows: tuple[Expr, Expr], head: Expr, at: Expr, count: int,
-                 n: int) -> None:  # fmt: skip
-            """`heads` heads by `count` vectors of n columns, over rows[0] .. rows[1] - 1."""
-            where = [[T.bind((head + h) * most + at + i * n) for i in range(count)]
-                     for h in range(heads)]  # fmt: skip
-            cells = [[Cell(get(sums, a, lanes=n), n) for a in line] for line in where]
-            with T.serial(*rows) as j:
-                place = T.bind(source.start + j)
-                base = T.bind(self._base(scratch, source, place) + (first + at))
-                values = [T.bind(get(source.memory, base + i * n, lanes=n)) for i in range(count)]
-                weight = T.bind(weights + place * self.block.block + head)
-                for h, line in enumerate(cells):
-                    p = T.bind(spread(scratch.scores[weight + h], n))
-                    for value, cell in zip(values, line, strict=True):
-                        cell.value = T.fma(p, value, cell.value)
-            for line, cell_line in zip(where, cells, strict=True):
-                for a, cell in zip(line, cell_line, strict=True):
-                    put(sums, cell.value, a, lanes=n)
-
-        for source in sources:
-            with T.serial(ceil_div(source.count, ROWS)) as group:
-                rows = (T.bind(group * ROWS), T.bind(T.min(group * ROWS + ROWS, source.count)))
-                with T.serial(self.block.block // heads) as turn:
-                    head, whole = T.bind(turn * heads), vectors * lanes
-                    with T.serial(columns // whole) as i:
-                        tile(source, rows, head, T.bind(i * whole), vectors, lanes)
-                    if width % most % whole >= lanes or (width > most and most % whole):
-                        with T.serial(columns % whole // lanes) as i:
-                            at = T.bind(columns // whole * whole + i * lanes)
-                            tile(source, rows, head, at, 1, lanes)
-                    if width % lanes:
-                        with T.serial(columns // lanes * lanes, columns) as i:
-                            tile(source, rows, head, i, 1, 1)
-
-        limit = T.min(self.block.block, self.block.heads - block * self.block.block)
-        with T.serial(limit) as h:
-            factor = T.bind(scratch.inverse[part * self.block.block + h])
-            row = wide(token * self.block.heads + block * self.block.block + h)
-            out = T.bind(row * width + first)
-
-            def store(i: Expr, n: int) -> None:
-                value = get(sums, h * most + i, lanes=n) * spread(factor, n)
-                put(self.o, value, out + i, lanes=n)
-
-            with T.serial(columns // lanes) as i:
-                store(i * lanes, lanes)
-            if width % lanes:
-                with T.serial(columns // lanes * lanes, columns) as i:
-                    store(i, 1)
-
-    def _turn_back(self, token: Expr, t: Expr) -> None:
-        """Inverse rope at the query's position: values were summed with their keys' turns."""
+    def alone(self, token: Expr, t: Expr, sources: Sequence[Rows]) -> None:
+        """One token in one thread."""
+        sums = self._sums(1)
+        total = _total(sources)
+        sums.gather(self._panel(token), sources, T.int32(0), T.int32(0), total)
         turn = table(self.freqs, self.pairs, t, self.block.lanes, inverse=True)
         with T.serial(self.block.heads) as head:
-            row = wide(token * self.block.heads + head) * self.block.width
-            turn.rotate(self.o, T.bind(row + (self.block.width - 2 * self.pairs)), self.block.lanes)
+            sums.finish(token, head, T.int32(1))
+            self._turn_back(turn, token, head)
+
+    def together(self, token: Expr, t: Expr, sources: Sequence[Rows], most: int) -> None:
+        """One token of at most `most` rows, shared among the threads."""
+        tile = self.block.tile
+        sums = self._sums(min(PARTS, 2 * ceil_div(ceil_div(most, tile), 2 * PART_TILES)))
+        total, panel = _total(sources), self._panel(token)
+        tiles = _settle(ceil_div(total, tile))
+        share = _settle(ceil_div(tiles, T.min(PARTS, 2 * ceil_div(tiles, 2 * PART_TILES))))
+        parts = _settle(ceil_div(tiles, share))
+        with T.parallel(parts) as part:
+            first = T.bind(part * share * tile)
+            last = _settle(T.min(first + share * tile, total))
+            sums.gather(panel, sources, part, first, last)
+        turn = table(self.freqs, self.pairs, t, self.block.lanes, inverse=True)
+        with T.parallel(self.block.heads) as head:
+            sums.finish(token, head, parts)
+            self._turn_back(turn, token, head)
+
+    def _panel(self, token: Expr) -> Any:
+        """Scaled queries [blocks][width][block]."""
+        block = self.block
+        panel = T.alloc_buffer((block.blocks * block.panel_size,), "float32")
+        base = T.bind(wide(token) * (block.heads * block.width))
+        with T.serial(block.blocks) as part:
+            block.pack(self.q, base, part, panel, T.bind(part * block.panel_size), self.scale)
+        return panel
+
+    def _sums(self, parts: int) -> _Sums:
+        columns = -(-self.block.width // self.block.lanes) * self.block.lanes
+        heads = self.block.blocks * self.block.block
+        return _Sums(
+            self, columns, T.alloc_buffer((parts * heads * columns,), "float32"),
+            T.alloc_buffer((parts * heads,), "float32"),
+            T.alloc_buffer((parts * heads,), "float32"))  # fmt: skip
+
+    def _turn_back(self, turn: Any, token: Expr, head: Expr) -> None:
+        """Inverse rope at the query's position: values were summed with their keys' turns."""
+        row = wide(token * self.block.heads + head) * self.block.width
+        turn.rotate(self.o, T.bind(row + (self.block.width - 2 * self.pairs)), self.block.lanes)
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Of each part and head: sums [columns] of weights times rows, the top score, sum of weights.
+
+    Weights are relative to the top. The first part begins with the sink, which enlarges the sum of
+    weights and has no row.
+    """
+
+    of: Attend
+    columns: int
+    sums: Any
+    tops: Any
+    totals: Any
+
+    @property
+    def heads(self) -> int:
+        """Heads of a part, those that fill up a block included."""
+        return self.of.block.blocks * self.of.block.block
+
+    def gather(self, panel: Any, sources: Sequence[Rows], part: Expr, first: Expr, last: Expr
+               ) -> None:  # fmt: skip
+        """Rows first .. last - 1 of the sources, one after the other."""
+        block = self.of.block
+        # Rows must not start a multiple of a page apart: they would share a few lines of the cache
+        stride = self.columns + 16
+        rows = T.alloc_buffer((GROUP * stride,), "float32")
+        weights = T.alloc_buffer((GROUP * block.block,), "float32")
+        factors = T.alloc_buffer((block.block,), "float32")
+        self._begin(part)
+        with T.serial(ceil_div(last - first, GROUP)) as group:
+            start = T.bind(first + group * GROUP)
+            count = _settle(T.min(GROUP, last - start))
+            with T.serial(count) as r:
+                _stage(sources, T.bind(start + r), rows, T.bind(r * stride))
+            with T.serial(block.blocks) as one:
+                base = T.bind(part * self.heads + one * block.block)
+                self._scores(panel, one, rows, stride, count, weights)
+                with T.serial(block.vectors) as vector:
+                    self._weights(base, vector, count, weights, factors)
+                self._mix(base, rows, stride, count, weights, factors)
+
+    def _begin(self, part: Expr) -> None:
+        of, base = self.of, T.bind(part * self.heads)
+        with T.serial(self.heads) as head:
+            sink = decode(of.sinks, of.sink_codec, T.min(head, of.block.heads - 1))
+            put(self.tops, T.Select(part == 0, sink, T.float32(NOTHING)), base + head)
+            put(self.totals, T.Select(part == 0, T.float32(1), T.float32(0)), base + head)
+        lanes = of.block.lanes
+        sweep(self.heads * self.columns, lanes, lambda i, n: put(
+            self.sums, spread(0.0, n), base * self.columns + i, lanes=n))
+
+    def _scores(self, panel: Any, one: Expr, rows: Any, stride: int, count: Expr, weights: Any
+                ) -> None:  # fmt: skip
+        """weights[row][head] = <row, query>; rows that fill up a tile hold anything."""
+        block = self.of.block
+        with T.serial(ceil_div(count, block.tile)) as tile:
+            bases = [T.bind((tile * block.tile + r) * stride) for r in range(block.tile)]
+            products = block.products(panel, T.bind(one * block.panel_size), rows, bases)
+            for r, line in enumerate(products):
+                for i, value in enumerate(line):
+                    at = (tile * block.tile + r) * block.block + i * block.lanes
+                    put(weights, value, at, lanes=block.lanes)
+
+    def _weights(self, base: Expr, vector: Expr, count: Expr, weights: Any, factors: Any) -> None:
+        """Scores -> e**(score - top); earlier sums are to be scaled by `factors`."""
+        block, lanes = self.of.block, self.of.block.lanes
+        column = T.bind(vector * lanes)
+        place = T.bind(base + column)
+        before = T.bind(get(self.tops, place, lanes=lanes))
+        top = Cell(before, lanes)
+        with T.serial(count) as r:
+            score = get(weights, r * block.block + column, lanes=lanes)
+            top.value = T.max(top.value, score)
+        factor = hold(exp(before - top.value, lanes), lanes)
+        total = Cell(get(self.totals, place, lanes=lanes) * factor, lanes)
+        with T.serial(count) as r:
+            at = T.bind(r * block.block + column)
+            p = hold(exp(get(weights, at, lanes=lanes) - top.value, lanes), lanes)
+            total.value = total.value + p
+            put(weights, p, at, lanes=lanes)
+        put(factors, factor, column, lanes=lanes)
+        put(self.tops, top.value, place, lanes=lanes)
+        put(self.totals, total.value, place, lanes=lanes)
+
+    def _mix(self, base: Expr, rows: Any, stride: int, count: Expr, weights: Any, factors: Any
+             ) -> None:  # fmt: skip
+        """sums = sums * factor + weights times rows."""
+        block, lanes = self.of.block, self.of.block.lanes
+        heads, most = MIX[lanes]
+
+        def tile(head: Expr, column: Expr, vectors: int) -> None:
+            places = [[T.bind((base + head + h) * self.columns + column + i * lanes)
+                       for i in range(vectors)] for h in range(heads)]  # fmt: skip
+            cells = []
+            for h, line in enumerate(places):
+                factor = T.bind(spread(factors[head + h], lanes))
+                cells.append([Cell(get(self.sums, at, lanes=lanes) * factor, lanes)
+                              for at in line])
+            with T.serial(count) as r:
+                row, weight = T.bind(r * stride + column), T.bind(r * block.block + head)
+                values = [T.bind(get(rows, row + i * lanes, lanes=lanes)) for i in range(vectors)]
+                for h, line in enumerate(cells):
+                    p = T.bind(spread(weights[weight + h], lanes))
+                    for value, cell in zip(values, line, strict=True):
+                        cell.value = T.fma(p, value, cell.value)
+            for line, cell_line in zip(places, cells, strict=True):
+                for at, cell in zip(line, cell_line, strict=True):
+                    put(self.sums, cell.value, at, lanes=lanes)
+
+        for start, number, vectors in _cut(self.columns // lanes, most):
+            with T.serial(number) as i, T.serial(block.block // heads) as turn:
+                column = T.bind((start + i * vectors) * lanes)
+                tile(T.bind(turn * heads), column, vectors)
+
+    def finish(self, token: Expr, head: Expr, parts: Expr) -> None:
+        """o[token, head] = the sums of all parts, over the sum of weights."""
+        block, lanes = self.of.block, self.of.block.lanes
+        top, total = Cell(T.float32(NOTHING)), Cell(T.float32(0))
+        with T.serial(parts) as part:
+            top.value = T.max(top.value, self.tops[part * self.heads + head])
+        factors = T.alloc_buffer((PARTS,), "float32")
+        with T.serial(parts) as part:
+            at = T.bind(part * self.heads + head)
+            factor = hold(exp(self.tops[at] - top.value))
+            total.value = total.value + factor * self.totals[at]
+            put(factors, factor, part)
+        inverse = T.bind(T.float32(1) / total.value)
+        out = T.bind(wide(token * block.heads + head) * block.width)
+
+        def store(i: Expr, n: int) -> None:
+            value = Cell(spread(0.0, n), n)
+            with T.serial(parts) as part:
+                at = (part * self.heads + head) * self.columns + i
+                factor = spread(factors[part], n)
+                value.value = T.fma(factor, get(self.sums, at, lanes=n), value.value)
+            put(self.of.o, value.value * spread(inverse, n), out + i, lanes=n)
+
+        sweep(block.width, lanes, store)
+
+
+def _settle(number: Expr) -> Expr:
+    """An int32 that the simplifier does not look into: of its bounds it would know nothing, and
+    try for minutes."""
+    return hold(number, 1, "int32")
+
+
+def _total(sources: Sequence[Rows]) -> Expr:
+    total = T.int32(0)
+    for source in sources:
+        total = total + source.count
+    return _settle(total)
+
+
+def _stage(sources: Sequence[Rows], place: Expr, rows: Any, at: Expr) -> None:
+    """rows[at ..] = the row at `place` of the sources, one after the other."""
+    start: Expr = T.int32(0)
+    for source in sources:
+        own = T.bind(place - start)
+        with T.If(T.And(own >= 0, own < source.count)), T.Then():
+            base = T.bind(source.base + wide(source.row(own)) * source.form.size)
+            source.form.load(source.memory, base, rows, at)
+        start = T.bind(start + source.count)
+
+
+def _cut(vectors: int, most: int) -> list[tuple[int, int, int]]:
+    """Tiles of `vectors`: (first vector, number of tiles, vectors of each), none of them lean."""
+    rest = vectors % most
+    if most == 3 and rest == 1 and vectors > 3:
+        whole = vectors // 3 - 1
+        return [cut for cut in ((0, whole, 3), (3 * whole, 2, 2)) if cut[1]]
+    whole = vectors // most
+    return [cut for cut in ((0, whole, most), (whole * most, 1, rest)) if cut[1] and cut[2]]
+

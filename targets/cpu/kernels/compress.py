@@ -2,7 +2,7 @@
 
 Three steps, each over independent pieces, so the result does not depend on the number of threads:
 pool the blocks that this call finishes (old rows from `partial`, new ones from the operands),
-normalise and turn the new entries where they lie, and only then overwrite rows of `partial`.
+normalise, turn and store the new entries, and only then overwrite rows of `partial`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.tvm_bridge import T, prim_func
 from firstlight.targets.cpu.kernels.norms import normalize
 from firstlight.targets.cpu.kernels.rope import table
+from firstlight.targets.cpu.kernels.rows import StoredRows, hadamard
 from firstlight.targets.cpu.kernels.vecmath import (
     STORAGE,
     Cell,
@@ -34,7 +35,7 @@ LINE = 16
 
 def compress(
     name: str, *, ratio: int, width: int, pairs: int, capacity: int, eps: float, overlap: bool,
-    ape: str = "f32", norm: str = "f32", lanes: int = 8,
+    tokens: int, ape: str = "f32", norm: str = "f32", codec: str = "f32", lanes: int = 8,
 ) -> Kernel:  # fmt: skip
     """v[S, w], g[S, w], ape[m, w], norm[c], freqs, partial, entries, slot, pos; states in place.
 
@@ -43,20 +44,22 @@ def compress(
         width: c, width of an entry; w is c, or 2c with `overlap`.
         pairs: rope turns the last 2 * pairs values of an entry.
         capacity: rows of `entries` in a slot.
+        tokens: most tokens of a call.
         ape, norm: how these weights are stored: f32, bf16 or f16.
+        codec: of entries.
     """
-    m, c = ratio, width
+    m, c, stored = ratio, width, StoredRows(codec, width, lanes)
     w, rows = (2 * c, 2 * m) if overlap else (c, m)
 
     def body(v_: Expr, g_: Expr, ape_: Expr, norm_: Expr, freqs_: Expr, partial_: Expr,
              entries_: Expr, slot_: Expr, pos_: Expr, S: Expr) -> None:  # fmt: skip
         v, g, freqs = flat(v_), flat(g_), flat(freqs_)
         place, gain = flat(ape_, STORAGE[ape]), flat(norm_, STORAGE[norm])
-        partial, entries = flat(partial_), flat(entries_)
+        partial, entries = flat(partial_), stored.flat(entries_)
         slot = T.bind(wide(flat(slot_, "int32")[0]))
         pos = T.bind(flat(pos_, "int32")[0])
         partial_base = T.bind(slot * (rows * 2 * w))
-        entries_base = T.bind(slot * (capacity * c))
+        entries_base = T.bind(slot * (capacity * stored.size))
         done = T.bind(pos // m)
         new = T.bind((pos + S) // m - done)
 
@@ -100,13 +103,14 @@ def compress(
             return mixed.value / whole.value
 
         with T.If(new > 0), T.Then():
+            pooled = T.alloc_buffer((-(-tokens // m) * c,), "float32")
             lines = -(-c // LINE)
             with T.parallel(new * lines) as task:
                 block, line = T.bind(done + task // lines), T.bind(task % lines * LINE)
-                base = T.bind(entries_base + wide(block) * c)
+                base = T.bind((block - done) * c)
 
                 def write(at: Expr, n: int) -> None:
-                    put(entries, pool(block, at, n), base + at, lanes=n)
+                    put(pooled, pool(block, at, n), base + at, lanes=n)
 
                 with T.If(line + LINE <= c):
                     with T.Then():
@@ -117,12 +121,16 @@ def compress(
                             write(at, 1)
             with T.parallel(new) as i:
                 block = T.bind(done + i)
-                base = T.bind(entries_base + wide(block) * c)
+                base = T.bind(i * c)
                 normalize(
-                    entries, base, entries, base, c, eps, lanes,
+                    pooled, base, pooled, base, c, eps, lanes,
                     lambda at, n: decode(gain, norm, at, n),
                 )  # fmt: skip
-                table(freqs, pairs, block * m, lanes).rotate(entries, base + (c - 2 * pairs), lanes)
+                table(freqs, pairs, block * m, lanes).rotate(pooled, base + (c - 2 * pairs), lanes)
+                if stored.form.rotated:
+                    hadamard(pooled, base, c, lanes)
+                stored.store(pooled, base, entries,
+                             T.bind(entries_base + wide(block) * stored.size))
 
         with T.parallel(T.min(S, rows)) as i:
             token = T.bind(T.max(S - rows, 0) + i)
@@ -138,6 +146,6 @@ def compress(
             sweep(w, lanes, keep)
 
     pointers = [("v", "float32"), ("g", "float32"), ("ape", STORAGE[ape]), ("norm", STORAGE[norm]),
-                ("freqs", "float32"), ("partial", "float32"), ("entries", "float32"),
+                ("freqs", "float32"), ("partial", "float32"), ("entries", stored.dtype),
                 ("slot", "int32"), ("pos", "int32")]  # fmt: skip
     return Kernel(name, prim_func(name, pointers, body), (None,) * 9)

@@ -3,17 +3,20 @@
 Selection compares integers that are ordered like the scores, so its result is unique: the order of
 work, and with it the number of threads, cannot change it. Radix steps of eight bits find the k-th
 score, one pass collects what is above it, and a stable radix sort puts that in descending order.
+Where a token is alone, threads first drop what cannot be among the k best: they count the ranks of
+their keys by the leading bits, and keep those up to the bits that the k-th has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.tvm_bridge import T, prim_func
 from firstlight.targets.cpu.kernels.heads import Heads
+from firstlight.targets.cpu.kernels.rows import StoredRows, hadamard
 from firstlight.targets.cpu.kernels.vecmath import (
     Cell,
     Expr,
@@ -25,6 +28,7 @@ from firstlight.targets.cpu.kernels.vecmath import (
     hold,
     put,
     spread,
+    sweep,
     tree,
     wide,
 )
@@ -32,10 +36,20 @@ from firstlight.targets.cpu.kernels.vecmath import (
 DIGIT = 256
 """Values of one radix step."""
 
+GROUP = 24
+"""Keys that are decoded together: whole register tiles (six or eight), in the nearest cache."""
+
+PARTS = 32
+"""Most parts of the keys that threads work on."""
+
+LEADING = 11
+"""Bits of a rank that are counted first: sign, exponent and two bits, steps of an eighth to a
+quarter."""
+
 
 def index_select(
     name: str, *, heads: int, width: int, ratio: int, capacity: int, k: int, scale: float,
-    head_scale: float, decode_only: bool = False, lanes: int = 8,
+    head_scale: float, tokens: int = 0, codec: str = "f32", lanes: int = 8,
 ) -> Kernel:  # fmt: skip
     """q[S,HI,cI], a[S,HI], keys, slot, positions[S] -> idx[S,k] i32, best first, -1 fills up.
 
@@ -44,36 +58,43 @@ def index_select(
 
     Args:
         ratio, capacity: tokens per key and rows of the keys of a slot.
-        decode_only: S is always 1, and the keys are shared among the threads.
+        tokens: most tokens of a call; of 1 the keys are shared among the threads.
+        codec: of the keys; queries are transformed as the keys are.
     """
-    block = Heads(heads, width, lanes)
-    limit = block.padded(capacity)
+    block, form = Heads(heads, width, lanes), StoredRows(codec, width, lanes)
+    room = ceil_div(capacity, GROUP) * GROUP
 
     def body(q_: Expr, a_: Expr, keys_: Expr, slot_: Expr, positions_: Expr, idx_: Expr,
              S: Expr) -> None:  # fmt: skip
-        q, a, keys, idx = flat(q_), flat(a_), flat(keys_), flat(idx_, "int32")
+        q, a, keys, idx = flat(q_), flat(a_), form.flat(keys_), flat(idx_, "int32")
         positions = flat(positions_, "int32")
-        base = T.bind(wide(flat(slot_, "int32")[0]) * (capacity * width))
-        scorer = _Scorer(block, q, a, keys, base, scale, head_scale)
+        base = T.bind(wide(flat(slot_, "int32")[0]) * (capacity * form.size))
+        scorer = _Scorer(block, form, q, a, keys, base, scale, head_scale)
 
         def visible(token: Expr) -> Expr:
-            return T.bind(T.min((positions[token] + 1) // ratio, capacity))
+            return hold(T.min((positions[token] + 1) // ratio, capacity), 1, "int32")
 
-        if decode_only:
-            n = visible(T.int32(0))
-            panel, gains, ranks = scorer.prepare(T.int32(0), limit)
-            with T.parallel(ceil_div(n, block.tile)) as tile:
-                scorer.score(panel, gains, tile, n, ranks)
-            _select(ranks, n, k, idx, T.int64(0))
+        if tokens == 1:
+            n, ranks = visible(T.int32(0)), T.alloc_buffer((room,), "uint32")
+            share = hold(ceil_div(ceil_div(n, GROUP), PARTS) * GROUP, 1, "int32")
+            parts = _Parts(n, share, hold(ceil_div(n, T.max(share, 1)), 1, "int32"), ranks, room)
+            panel, gains = scorer.prepare(T.int32(0))
+            with T.parallel(parts.number) as part:
+                scorer.score(panel, gains, *parts.span(part), ranks)
+                parts.count(part)
+            with T.If(n > k):
+                with T.Then():
+                    _select(ranks, parts.drop(k), k, idx, T.int64(0), parts.places)
+                with T.Else():
+                    _select(ranks, n, k, idx, T.int64(0))
             return
         with T.parallel(S) as token:
-            n = visible(token)
-            panel, gains, ranks = scorer.prepare(token, limit)
-            with T.serial(ceil_div(n, block.tile)) as tile:
-                scorer.score(panel, gains, tile, n, ranks)
+            n, ranks = visible(token), T.alloc_buffer((room,), "uint32")
+            panel, gains = scorer.prepare(token)
+            scorer.score(panel, gains, T.int32(0), n, ranks)
             _select(ranks, n, k, idx, T.bind(wide(token) * k))
 
-    pointers = [("q", "float32"), ("a", "float32"), ("keys", "float32"), ("slot", "int32"),
+    pointers = [("q", "float32"), ("a", "float32"), ("keys", form.dtype), ("slot", "int32"),
                 ("positions", "int32"), ("idx", "int32")]  # fmt: skip
     return Kernel(name, prim_func(name, pointers, body), (None,) * 5)
 
@@ -81,6 +102,7 @@ def index_select(
 @dataclass(frozen=True)
 class _Scorer:
     block: Heads
+    form: StoredRows
     q: Any
     a: Any
     keys: Any
@@ -88,39 +110,59 @@ class _Scorer:
     scale: float
     head_scale: float
 
-    def prepare(self, token: Expr, limit: int) -> tuple[Any, Any, Any]:
-        """Packed queries, head weights (zero for heads that fill up a block), room for ranks."""
+    def prepare(self, token: Expr) -> tuple[Any, Any]:
+        """Packed queries, and head weights (zero for heads that fill up a block)."""
         block, size = self.block, self.block.block
         panel = T.alloc_buffer((block.blocks * block.panel_size,), "float32")
         gains = T.alloc_buffer((block.blocks * size,), "float32")
-        ranks = T.alloc_buffer((limit,), "uint32")
-        start = T.bind(wide(token) * (block.heads * block.width))
+        q, start = self.q, T.bind(wide(token) * (block.heads * block.width))
+        if self.form.form.rotated:
+            q, start = self._rotated(start), T.int64(0)
         with T.serial(block.blocks) as part:
-            block.pack(self.q, start, part, panel, T.bind(part * block.panel_size), 1.0)
+            block.pack(q, start, part, panel, T.bind(part * block.panel_size), 1.0)
         with T.serial(block.blocks * size) as h:
             gain = T.if_then_else(
                 h < block.heads,
                 self.a[wide(token) * block.heads + h] * T.float32(self.head_scale), T.float32(0),
             )  # fmt: skip
             put(gains, gain, h)
-        return panel, gains, ranks
+        return panel, gains
 
-    def score(self, panel: Any, gains: Any, tile: Expr, n: Expr, ranks: Any) -> None:
-        """Ranks of one tile of keys; rows past `n` repeat the last."""
+    def _rotated(self, start: Expr) -> Any:
+        block = self.block
+        turned = T.alloc_buffer((block.heads * block.width,), "float32")
+        sweep(block.heads * block.width, block.lanes,
+              lambda i, n: put(turned, get(self.q, start + i, lanes=n), i, lanes=n))
+        with T.serial(block.heads) as head:
+            hadamard(turned, T.bind(head * block.width), block.width, block.lanes)
+        return turned
+
+    def score(self, panel: Any, gains: Any, first: Expr, last: Expr, ranks: Any) -> None:
+        """Ranks of keys first .. last - 1; those that fill up a group are of anything."""
+        block, stride = self.block, -(-self.form.width // 8) * 8 + 16
+        rows = T.alloc_buffer((GROUP * stride,), "float32")
+        with T.serial(ceil_div(last - first, GROUP)) as group:
+            start = T.bind(first + group * GROUP)
+            count = hold(T.min(GROUP, last - start), 1, "int32")
+            with T.serial(count) as r:
+                key = T.bind(self.base + wide(start + r) * self.form.size)
+                self.form.load(self.keys, key, rows, T.bind(r * stride))
+            with T.serial(ceil_div(count, block.tile)) as tile:
+                bases = [T.bind((tile * block.tile + r) * stride) for r in range(block.tile)]
+                for r, total in enumerate(self._tile(panel, gains, rows, bases)):
+                    put(ranks, rank(total), start + tile * block.tile + r)
+
+    def _tile(self, panel: Any, gains: Any, rows: Any, bases: list[Expr]) -> list[Expr]:
+        """Scores of a register tile of rows."""
         block, lanes = self.block, self.block.lanes
-        first = T.bind(tile * block.tile)
-        bases = [T.bind(self.base + wide(T.min(first + r, n - 1)) * block.width)
-                 for r in range(block.tile)]  # fmt: skip
         sums = [Cell(spread(0.0, lanes), lanes) for _ in bases]
         with T.serial(block.blocks) as part:
-            place = T.bind(part * block.panel_size)
-            products = block.products(panel, place, self.keys, bases)
+            products = block.products(panel, T.bind(part * block.panel_size), rows, bases)
             weights = [T.bind(get(gains, part * block.block + i * lanes, lanes=lanes))
                        for i in range(block.vectors)]  # fmt: skip
             for total, line in zip(sums, products, strict=True):
                 total.value = total.value + self._weigh(line, weights)
-        for r, total in enumerate(sums):
-            put(ranks, rank(across(total.value, lanes, add)), first + r)
+        return [across(total.value, lanes, add) for total in sums]
 
     def _weigh(self, products: Sequence[Expr], weights: Sequence[Expr]) -> Expr:
         lanes = self.block.lanes
@@ -128,6 +170,58 @@ class _Scorer:
             T.max(v * spread(self.scale, lanes), spread(0.0, lanes)) * w
             for v, w in zip(products, weights, strict=True)
         ])  # fmt: skip
+
+
+class _Parts:
+    """The keys of one token in parts of `share`, and which of them may be among the k best."""
+
+    def __init__(self, n: Expr, share: Expr, number: Expr, ranks: Any, room: int) -> None:
+        self.n, self.share, self.number, self.ranks = n, share, number, ranks
+        self.places = T.alloc_buffer((room,), "int32")
+        self._counts = T.alloc_buffer((PARTS << LEADING,), "int32")
+        self._kept = T.alloc_buffer((PARTS,), "int32")
+
+    def span(self, part: Expr) -> tuple[Expr, Expr]:
+        """First key, and the one after the last."""
+        first = T.bind(part * self.share)
+        return first, hold(T.min(first + self.share, self.n), 1, "int32")
+
+    def count(self, part: Expr) -> None:
+        """How many ranks of a part have which leading bits."""
+        base = T.bind(part << LEADING)
+        sweep(1 << LEADING, 8, lambda i, n: put(
+            self._counts, spread(T.int32(0), n), base + i, lanes=n))
+        with T.serial(*self.span(part)) as i:
+            at = T.bind(base + _leading(self.ranks[i]))
+            put(self._counts, self._counts[at] + 1, at)
+
+    def drop(self, k: int) -> Expr:
+        """Move the ranks up to the bits of the k-th, and their `places`, to the front; how many."""
+        bits, below = Cell(T.int32(-1), dtype="int32"), Cell(T.int32(0), dtype="int32")
+        with T.While(below.value < k):
+            bits.value = bits.value + 1
+            with T.serial(self.number) as part:
+                below.value = below.value + self._counts[(part << LEADING) + bits.value]
+        last = hold(bits.value, 1, "int32")
+        with T.parallel(self.number) as part:
+            first, end = self.span(part)
+            kept = Cell(T.int32(0), dtype="int32")
+            with T.serial(first, end) as i:
+                value = T.bind(self.ranks[i])
+                put(self.ranks, value, first + kept.value)
+                put(self.places, i, first + kept.value)
+                kept.value = kept.value + T.Cast("int32", _leading(value) <= last)
+            put(self._kept, kept.value, part)
+        found = Cell(T.int32(0), dtype="int32")
+        with T.serial(self.number) as part, T.serial(self._kept[part]) as i:
+            for buffer in (self.ranks, self.places):
+                put(buffer, buffer[part * self.share + i], found.value)
+            found.value = found.value + 1
+        return hold(found.value, 1, "int32")
+
+
+def _leading(value: Expr) -> Expr:
+    return T.Cast("int32", T.shift_right(value, T.uint32(32 - LEADING)))
 
 
 def rank(score: Expr) -> Expr:
@@ -144,22 +238,29 @@ def _digit(value: Expr, step: Expr) -> Expr:
     return T.Cast("int32", T.bitwise_and(T.shift_right(value, shift), T.uint32(DIGIT - 1)))
 
 
-def _select(ranks: Any, n: Expr, k: int, idx: Any, out: Expr) -> None:
-    """idx[out ..] = places of the k lowest of ranks[0 .. n - 1] in ascending order, then -1."""
+def _select(ranks: Any, n: Expr, k: int, idx: Any, out: Expr, places: Any = None) -> None:
+    """idx[out ..] = places of the k lowest of ranks[0 .. n - 1] in ascending order, then -1.
+
+    The place of ranks[i] is i, or places[i], ascending.
+    """
+    def place(i: Expr) -> Expr:
+        return i if places is None else places[i]
+
     chosen = [(T.alloc_buffer((k,), "uint32"), T.alloc_buffer((k,), "int32")) for _ in range(2)]
     count = T.bind(T.min(n, k))
     with T.If(n > k):
         with T.Then():
-            _pick(ranks, n, k, *chosen[0])
+            _pick(ranks, n, k, *chosen[0], place)
         with T.Else(), T.serial(n) as i:
             put(chosen[0][0], ranks[i], i)
-            put(chosen[0][1], i, i)
+            put(chosen[0][1], place(i), i)
     _sort(chosen, count)
     with T.serial(k) as i:
         put(idx, T.if_then_else(i < count, chosen[0][1][i], -1), out + i)
 
 
-def _pick(ranks: Any, n: Expr, k: int, picked: Any, places: Any) -> None:
+def _pick(ranks: Any, n: Expr, k: int, picked: Any, places: Any,
+          place: Callable[[Expr], Expr]) -> None:
     """The k lowest ranks and their places, in the order of places; n > k."""
     counts = T.alloc_buffer((DIGIT,), "int32")
     prefix, mask = Cell(T.uint32(0), dtype="uint32"), Cell(T.uint32(0), dtype="uint32")
@@ -189,7 +290,7 @@ def _pick(ranks: Any, n: Expr, k: int, picked: Any, places: Any) -> None:
             equal = T.bind(value == prefix.value)
             with T.If(T.Or(T.Not(equal), wanted.value > 0)), T.Then():
                 put(picked, value, found.value)
-                put(places, i, found.value)
+                put(places, place(i), found.value)
                 found.value = found.value + 1
                 wanted.value = wanted.value - T.Cast("int32", equal)
 

@@ -107,7 +107,7 @@ def sweep(n: int, lanes: int, body: Callable[[Expr, int], None]) -> None:
             body(i, 1)
 
 
-def ceil_div(a: Expr, b: int) -> Expr:
+def ceil_div(a: Expr, b: Expr) -> Expr:
     """a / b, rounded up; a >= 0."""
     return (a + (b - 1)) // b
 

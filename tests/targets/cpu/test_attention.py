@@ -5,9 +5,9 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from firstlight.ir import composites  # noqa: F401  (fills the op table)
+from firstlight.ir import composites, rows  # noqa: F401  (fills the op table)
 from firstlight.ir.registry import lookup
-from firstlight.ir.types import StateType
+from firstlight.ir.types import StateType, kv_fp8
 from firstlight.targets.cpu.kernels.attention import hybrid_attention
 from support.kernel_call import LANES, Compiled, aligned
 
@@ -18,38 +18,41 @@ CUTS = [[19], [1, 2, 11, 1], [3, 20, 1]]
 
 
 @lru_cache
-def compiled(shape, kind, decode_only, lanes):
+def compiled(shape, kind, decode_only, lanes, codec):
     heads, width, window, pairs = shape
     kernel = hybrid_attention(
         "k", heads=heads, width=width, window=window, pairs=pairs, scale=width**-0.5, entries=kind,
-        ratio=RATIO, capacity=CAPACITY, k=PICKED, decode_only=decode_only, lanes=lanes,
+        ratio=RATIO, capacity=CAPACITY, k=PICKED, tokens=1 if decode_only else 32,
+        codecs=(codec, codec), lanes=lanes,
     )  # fmt: skip
     return Compiled(kernel, lanes)
 
 
-def run(shape, kind, decode_only, lanes, cuts, hostile=False):
-    """Largest errors of (o, ring) over the calls."""
+def run(shape, kind, decode_only, lanes, cuts, hostile=False, codec="f32"):
+    """Largest error of o over the calls; the ring is right to the bit."""
     heads, width, window, pairs = shape
-    kernel = compiled(shape, kind, decode_only, lanes)
+    kernel = compiled(shape, kind, decode_only, lanes, codec)
     rng = np.random.default_rng(heads)
-    ring = aligned(rng.standard_normal((2, window, width), np.float32))
-    entries = rng.standard_normal((2, CAPACITY, width), np.float32)
+    known = rng.standard_normal((2, window, width)).astype(np.float32)
+    ring, old = stored(known, codec)
+    entries, decoded = stored(rng.standard_normal((2, CAPACITY, width), np.float32), codec)
     sink = rng.standard_normal(heads).astype(np.float32)
     if hostile:
         sink[0], sink[-1] = 90, -90
     freqs = (100.0 ** -(np.arange(pairs) / pairs)).astype(np.float32)
     slot = np.array([1], np.int32)
-    types = [None] * 7 + [StateType("entries", width, ratio=RATIO)]
-    known, other, pos, worst = ring.astype(np.float64), ring[0].copy(), 0, 0.0
+    types = [None] * 4 + [StateType("ring", width, window, codec=codec), None, None,
+                          StateType("entries", width, ratio=RATIO, codec=codec)]
+    known, other, pos, worst = old.astype(np.float64), ring[0].copy(), 0, 0.0
     for tokens in cuts:
         q = rng.standard_normal((1, tokens, heads, width), np.float32)
         kv = rng.standard_normal((1, tokens, width), np.float32)
         if hostile:
             q *= 100
             kv[0, 0] = 0
-        at, more = np.array([pos], np.int32), []
+        at, more, seen = np.array([pos], np.int32), [], []
         if kind != "none":
-            more.append(entries)
+            more, seen = [entries], [decoded]
         if kind == "picked":
             index = np.full((1, tokens, PICKED), -1, np.int32)
             for s in range(tokens):
@@ -57,17 +60,59 @@ def run(shape, kind, decode_only, lanes, cuts, hostile=False):
                 some = rng.permutation(visible)[:PICKED]
                 index[0, s, : len(some)] = some
                 index[0, s, 1] = -1  # a hole
-            more.append(index)
+            more, seen = [entries, index], [decoded, index]
         plain = [a.astype(np.float64) for a in (q, kv, sink)]
-        decoded = [a.astype(np.float64) if a.dtype == np.float32 else a for a in more]
+        seen = [a.astype(np.float64) if a.dtype == np.float32 else a for a in seen]
         want, known = lookup("hybrid_attention").reference(
-            *plain, freqs, known, slot, at, *decoded, scale=width**-0.5, types=types)  # fmt: skip
+            *plain, freqs, known, slot, at, *seen, scale=width**-0.5, types=types)  # fmt: skip
         (got,) = kernel([q, kv, sink, freqs, ring, slot, at, *more], [q], tokens)
         worst = max(worst, float(np.abs(got - want).max()))
-        assert np.array_equal(ring[1], known[1].astype(np.float32))
+        now = ring if codec == "f32" else rows.decode(ring, width, codec)
+        assert np.array_equal(now[1], known[1].astype(np.float32))
         pos += tokens
     assert np.array_equal(ring[0], other)
     return worst
+
+
+def stored(x, codec):
+    """A state's memory, and what it means."""
+    if codec == "f32":
+        return aligned(x), x
+    raw = aligned(rows.encode(x, codec))
+    return raw, rows.decode(raw, x.shape[-1], codec)
+
+
+@pytest.mark.parametrize("codec", ["bf16", kv_fp8(16), kv_fp8(2)])
+@pytest.mark.parametrize("decode_only", [False, True])
+def test_codecs(codec, decode_only):
+    cuts = [1] * 20 if decode_only else [3, 20, 1]
+    shape = (3, 80, 5, 8) if codec != kv_fp8(2) else (20, 21, 8, 1)
+    assert run(shape, "picked", decode_only, 8, cuts, codec=codec) < 4e-6
+
+
+def test_the_chunks_of_a_sequence_change_nothing():
+    """Whether a row comes from the ring or from the same call, to the last bit."""
+    width, window, tokens, codec = 80, 5, 12, kv_fp8(16)
+    kernel = compiled((3, width, window, 8), "picked", False, 8, codec)
+    rng = np.random.default_rng(0)
+    q = rng.standard_normal((1, tokens, 3, width), np.float32)
+    kv = rng.standard_normal((1, tokens, width), np.float32)
+    entries, _ = stored(rng.standard_normal((1, CAPACITY, width), np.float32), codec)
+    index = rng.integers(-1, CAPACITY, (1, tokens, PICKED)).astype(np.int32)
+    found = []
+    for cuts in ([12], [5, 1, 6], [1] * 12):
+        ring, pos, out = aligned(rows.encode(np.zeros((1, window, width)), codec)), 0, []
+        for n in cuts:
+            part = slice(pos, pos + n)
+            (o,) = kernel([q[:, part], kv[:, part], np.zeros(3, np.float32),
+                           np.ones(8, np.float32), ring, np.zeros(1, np.int32),
+                           np.array([pos], np.int32), entries, index[:, part]], [q[:, part]], n)
+            out.append(o)
+            pos += n
+        found.append((np.concatenate(out, 1), ring.copy()))
+    for o, ring in found[1:]:
+        np.testing.assert_array_equal(o, found[0][0])
+        np.testing.assert_array_equal(ring, found[0][1])
 
 
 @pytest.mark.parametrize("shape", SHAPES)

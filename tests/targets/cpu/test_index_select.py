@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from firstlight.ir import composites  # noqa: F401  (fills the op table)
+from firstlight.ir import composites, rows  # noqa: F401  (fills the op table)
 from firstlight.ir.registry import lookup
-from firstlight.ir.types import StateType
+from firstlight.ir.types import GROUP_FP4, KEYS_FP4, StateType
 from firstlight.targets.cpu.kernels.index_select import index_select
 from support.kernel_call import LANES, Compiled
 
@@ -13,22 +13,25 @@ from support.kernel_call import LANES, Compiled
 SHAPES = [(2, 6, 4, 30, 5), (16, 32, 2, 700, 64), (64, 16, 4, 50, 50), (20, 13, 3, 900, 1)]
 
 
-def check(shape, decode_only, lanes, make, positions):
+def check(shape, decode_only, lanes, make, positions, codec="f32"):
     heads, width, ratio, capacity, k = shape
     attrs = {"k": k, "scale": 0.25, "head_scale": 0.5}
     kernel = Compiled(
         index_select("k", heads=heads, width=width, ratio=ratio, capacity=capacity,
-                     decode_only=decode_only, lanes=lanes, **attrs), lanes,
+                     tokens=1 if decode_only else 32, codec=codec, lanes=lanes, **attrs), lanes,
     )  # fmt: skip
-    types = [None, None, StateType("entries", width, ratio=ratio)]
+    types = [None, None, StateType("entries", width, ratio=ratio, codec=codec)]
     slot = np.array([1], np.int32)
-    keys = np.stack([make((capacity, width)) for _ in range(2)])
+    keys = memory = np.stack([make((capacity, width)) for _ in range(2)])
+    if codec != "f32":
+        memory = rows.encode(keys, codec)
+        keys = rows.decode(memory, width, codec)
     for calls in positions:
         at = np.array([calls], np.int32)
         tokens = len(calls)
         q, a = make((1, tokens, heads, width)), make((1, tokens, heads))
         want = lookup("index_select").reference(q, a, keys, slot, at, **attrs, types=types)
-        (got,) = kernel([q, a, keys, slot, at], [want], tokens)
+        (got,) = kernel([q, a, memory, slot, at], [want], tokens)
         assert np.array_equal(got, want)
 
 
@@ -69,3 +72,22 @@ def test_real_scores_of_many_sizes():
         return (rng.integers(-8, 9, shape) * 10.0 ** rng.integers(-2, 3, shape)).astype(np.float32)
 
     check((1, 4, 1, 5000, 600), True, 8, normal, [[4999], [600], [599]])
+
+
+@pytest.mark.parametrize("decode_only", [False, True])
+def test_codecs(decode_only):
+    """Small whole numbers are exact in both, and so is half of the transform of 64 of them."""
+    positions = [[1399], [50]] if decode_only else [list(range(1380, 1400))]
+    for codec in ("bf16", GROUP_FP4):
+        check((16, 32, 2, 700, 64), decode_only, 8, small_integers, positions, codec)
+
+    def apart(shape):
+        """Scores that differ by more than rounding: one column each, turned back exactly."""
+        rng = np.random.default_rng(shape[-1])
+        if shape == (700, 64):
+            x = np.zeros(shape, np.float32)
+            x[np.arange(700), np.arange(700) % 64] = 1 + np.arange(700) // 64
+            return x
+        return np.abs(rng.standard_normal(shape) * 4).astype(np.float32)
+
+    check((16, 64, 2, 700, 1), decode_only, 8, apart, positions, KEYS_FP4)
