@@ -126,7 +126,8 @@ def plan_checkpoint(checkpoint: Path | str,
 
 def quantized(options: CompileOptions, config: ModelConfig) -> CompileOptions:
     """The options with a pipeline in which the quantization policy is a pass."""
-    step = quantizer(options.quantize, ROLES, config.qk_rope_head_dim)
+    step = quantizer(options.quantize, ROLES, config.qk_rope_head_dim,
+                     options.numerics == "released")
     if step is None:
         return options
     pipeline = PIPELINE if options.pipeline is None else options.pipeline

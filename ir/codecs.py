@@ -58,7 +58,7 @@ def decode_e8m0(codes: U8) -> F32:
 def decode_e2m1(packed: U8) -> F32:
     """Values of packed fp4, [..., K/2] -> [..., K]: the low nibble is the even column."""
     pairs: F32 = _E2M1_PAIRS[packed]
-    return pairs.reshape(*packed.shape[:-1], -1)
+    return pairs.reshape(*packed.shape[:-1], 2 * packed.shape[-1])
 
 
 def decode_int4(packed: U8) -> F32:
@@ -228,7 +228,7 @@ def _in_blocks(x: F32, block: int) -> F32:
     fill = -x.shape[-1] % block
     if fill:
         x = np.concatenate([x, np.zeros((*x.shape[:-1], fill), np.float32)], -1)
-    return x.reshape(*x.shape[:-1], -1, block)
+    return x.reshape(*x.shape[:-1], x.shape[-1] // block, block)
 
 
 E4M3_FLOOR = 1e-4
@@ -250,7 +250,8 @@ def _round_in_blocks(x: ArrayLike, block: int, top: float, floor: float, mantiss
     y, scale = scaled_blocks(x, block, top, floor)
     exponent = np.maximum(np.frexp(y)[1] - 1, 1 - bias) - mantissa
     y = np.ldexp(np.ldexp(np.rint(np.ldexp(y, -exponent)), exponent), scale)
-    return np.ascontiguousarray(y.reshape(*x.shape[:-1], -1)[..., :x.shape[-1]])
+    flat = y.reshape(*x.shape[:-1], y.shape[-2] * block)
+    return np.ascontiguousarray(flat[..., :x.shape[-1]])
 
 
 def round_e4m3(x: ArrayLike, block: int) -> F32:
@@ -276,7 +277,7 @@ def hadamard(x: ArrayLike) -> F32:
         raise ValueError(f"the last axis ({n}) is no power of two")
     shape, half = x.shape, 1
     while half < n:
-        x = x.reshape(*shape[:-1], -1, 2, half)
+        x = x.reshape(*shape[:-1], n // (2 * half), 2, half)
         x = np.stack([x[..., 0, :] + x[..., 1, :], x[..., 0, :] - x[..., 1, :]], -2)
         half *= 2
     return x.reshape(shape) * np.float32(n**-0.5)

@@ -53,7 +53,7 @@ def encode(x: F32, codec: str) -> U8:
     parts = []
     if form.group:
         y, scale = codecs.scaled_blocks(x[..., :kept], form.group, *_LIMITS[form.codes])
-        y = y.reshape(*lead, -1)[..., :kept]
+        y = y.reshape(*lead, y.shape[-2] * form.group)[..., :kept]
         parts = [codecs.encode_e4m3(y) if form.codes == "e4m3" else codecs.encode_e2m1(y),
                  _bytes(codecs.encode_bf16(x[..., kept:])), (scale[..., 0] + 127).astype(np.uint8)]
     else:

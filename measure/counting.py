@@ -84,7 +84,8 @@ class Counter:
         for space, value in words:
             if space == STATE and op != "compress":     # it reads a row or two, and writes
                 rows_read, work = self._state(op, self._states[value], tokens, depth)
-                nbytes += rows_read * self._states[value]["width"] * F32_BYTES
+                state = self._states[value]
+                nbytes += rows_read * state.get("row_bytes", F32_BYTES * state["width"])
                 flops += work
         return Cost(op, f"{op} {_leaf(weights)}".strip(), nbytes, flops)
 

@@ -78,7 +78,7 @@ class Bench:
         """Tokens/s of one token after the other, `tokens` a sample, after `depth` tokens."""
         costs = self.counter.steps("decode", 1, depth)
         rates, limits, best = [], [], 0.0
-        with self._at(depth) as prefix:
+        with self.at(depth) as prefix:
             prefix.fork().decode(0)
             rss = self._resident()
             for _ in range(self.samples):
@@ -99,7 +99,7 @@ class Bench:
 
     def breakdown(self, entry: str, tokens: int, depth: int, repeats: int) -> str:
         """A table of the steps of one call, each the best of several."""
-        session, ids = self._at(depth), self._ids(tokens).astype(np.int32)
+        session, ids = self.at(depth), self._ids(tokens).astype(np.int32)
         context: Any = session._context
         costs = self.counter.steps(entry, tokens, depth)
         step_times(context, entry, ids, self.clock, len(costs))
@@ -113,7 +113,7 @@ class Bench:
         rows = by_kind(costs, np.min(rounds, axis=0), bandwidth, peak)
         return breakdown(title, rows, bandwidth, peak)
 
-    def _at(self, depth: int) -> Session:
+    def at(self, depth: int) -> Session:
         """A session of so many tokens. A deep one was never fed: its states hold normal numbers,
         of the size that the model's norms give, so that only the selections mean nothing."""
         session = self.model.session()

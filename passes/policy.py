@@ -35,19 +35,17 @@ ROLES = {
     "kv": "window and compressed entries that attention reads",
     "index-keys": "compressed entries that the indexer scores",
 }
-STATES = {
-    "kv": {"bf16": lambda tail: "bf16", "released": kv_fp8},
-    "index-keys": {"bf16": lambda tail: "bf16", "released": lambda tail: KEYS_FP4},
-}
-"""Roles of states, float32 as shipped: by name the codec, given how many last columns rope turns.
-`released` is what specification section 7 says the model was trained with."""
+STATES = ("kv", "index-keys")
+"""Roles of states, float32 as shipped."""
+STATE_CODECS = ("bf16", "released")
+"""`released` is what specification section 7 says the model was trained with."""
 COMMON = ("experts", "attn", "head", "embedding")
 """Roles that a bare name means. Compressors are a hundredth of the bytes and feed the state of
 every later token, so they change only when named."""
 
 
 def parse_policy(text: str) -> dict[str, str]:
-    """Role -> name of a codec (`CODEC_NAMES`, `STATES`), without the roles that stay as shipped.
+    """Role -> name of a codec, without the roles that stay as shipped.
 
     Raises F306 for what is no policy.
     """
@@ -60,7 +58,7 @@ def parse_policy(text: str) -> dict[str, str]:
         if not equals or role not in ROLES or role in policy:
             raise _refused(text, f"`{part.strip()}` names no role, or one twice",
                            f"the roles are {', '.join(ROLES)}")
-        known = (SHIPPED, *STATES.get(role, CODEC_NAMES))
+        known = (SHIPPED, *(STATE_CODECS if role in STATES else CODEC_NAMES))
         if name not in known:
             raise _refused(text, f"`{name}` is no codec of {role}",
                            f"there are {', '.join(known)}")
@@ -68,18 +66,22 @@ def parse_policy(text: str) -> dict[str, str]:
     return {role: name for role, name in policy.items() if name != SHIPPED}
 
 
-def quantizer(text: str, patterns: Mapping[str, Sequence[str]], tail: int = 0) -> Quantize | None:
+def quantizer(text: str, patterns: Mapping[str, Sequence[str]], tail: int = 0,
+              transformed: bool = False) -> Quantize | None:
     """The pass of a policy, None where nothing changes.
 
     Args:
         patterns: the names of a model's weights and states by role, as shell patterns.
         tail: how many last columns of keys and values rope turns.
+        transformed: whether the model itself transforms and rounds index keys (numerics
+            `released`), so that their codec loses nothing and must not transform them again.
     """
-    policy = parse_policy(text)
-    weights = [f"{pattern}={CODEC_NAMES[name]}" for role, name in policy.items()
-               if role not in STATES for pattern in patterns.get(role, ())]
-    states = [f"{pattern}={STATES[role][name](tail)}" for role, name in policy.items()
-              if role in STATES for pattern in patterns.get(role, ())]
+    released = {"kv": kv_fp8(tail), "index-keys": GROUP_FP4 if transformed else KEYS_FP4}
+    weights, states = [], []
+    for role, name in parse_policy(text).items():
+        codec = released[role] if name == "released" else CODEC_NAMES[name]
+        rules = states if role in STATES else weights
+        rules += [f"{pattern}={codec}" for pattern in patterns.get(role, ())]
     return Quantize(tuple(weights), tuple(states)) if weights or states else None
 
 

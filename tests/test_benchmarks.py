@@ -99,6 +99,25 @@ def test_benchmark_measures_and_profiles(config: Path, tmp_path: Path) -> None:
     assert prefill["bytes_per_token"] < decode["bytes_per_token"]
 
 
+def test_states_are_measured_side_by_side(config: Path, tmp_path: Path) -> None:
+    checkpoint, rows = tmp_path / "checkpoint", tmp_path / "rows.json"
+    script("checkpoint.py", "--config", config, "--out", checkpoint)
+    text = script("long_context.py", "--checkpoint", checkpoint, "--work", tmp_path, "--context",
+                  "256", "--depths", "40,250", "--states", "f32,released", "--samples", "2",
+                  "--threads", "1", "--json", rows)
+    assert text.count("compiled in") == 2
+    plain, released = json.loads(rows.read_text())[2:]
+    assert plain["depth"] == released["depth"] == 250
+    # entries of 64 columns, 16 of them rope: 48 + 32 + 1 bytes in words of four; keys 32 + 2
+    assert released["bytes"] < plain["bytes"]
+    assert plain["flops"] == released["flops"]
+    for row in (plain, released):
+        assert min(row["of_bound"], row["index"], row["attention"]) > 0
+    ring, entries = 3 * 16, 62 + 31
+    partial = plain["state_bytes"] - 256 * (ring + entries + 62)
+    assert released["state_bytes"] == partial + 84 * (ring + entries) + 36 * 62
+
+
 def test_the_gate_compares_shares_of_the_bound_by_processor(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.syspath_prepend(BENCHMARKS)
     baseline = importlib.import_module("baseline")

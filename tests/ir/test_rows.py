@@ -104,6 +104,15 @@ def test_rotated_rows_are_rotated_back() -> None:
     assert error[1] < error[0], "an outlier costs the others less"
 
 
+@pytest.mark.parametrize(("width", "codec"), [(80, kv_fp8(16)), (32, KEYS_FP4), (7, "bf16")])
+def test_no_rows(width: int, codec: str) -> None:
+    """What a sequence that has just begun has written."""
+    none = np.zeros((2, 0, width), np.float32)
+    raw = rows.encode(rows.held(none, codec), codec)
+    assert raw.shape == (2, 0, row_codec(codec).nbytes(width))
+    assert rows.recalled(rows.decode(raw, width, codec), codec).shape == none.shape
+
+
 def test_sizes() -> None:
     """Specification 6.5."""
     assert StateType("entries", 512, ratio=4, codec=kv_fp8(64)).row_bytes == 584

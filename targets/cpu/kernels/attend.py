@@ -43,7 +43,7 @@ GROUP = 48
 PARTS = 32
 """Most parts of a token's rows: joining them costs little beside the rows, and an even share can be
 had by many threads. A part has at least about `PART_TILES` tiles."""
-PART_TILES = 8
+PART_TILES = 16
 
 MIX = {8: (4, 3), 16: (8, 2)}
 """lanes -> (heads, vectors of columns) of a tile of the mix: 12 of 16 or 16 of 32 registers."""
