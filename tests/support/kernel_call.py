@@ -1,7 +1,8 @@
 """Compile one kernel and call it on numpy arrays."""
 
 import ctypes
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -61,3 +62,13 @@ def to_bf16(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(bit patterns uint16, float32 values) of `array` cut to bfloat16."""
     bits = (array.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
     return bits, (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def products(kernel: Kernel, lanes: int) -> Iterator[str]:
+    """The assembly of the innermost loops that multiply vectors by numbers from memory."""
+    text = compile_module({kernel.name: kernel.func}, OPTIONS[lanes]).inspect_source("asm")
+    for block in re.finditer(r"^(\.LBB\w+):\n((?:(?!\.LBB).*\n)*)", text, re.M):
+        again = re.search(rf"\tj\w+\t{re.escape(block[1])}\n", block[2])
+        loop = block[2][: again.start()] if again else ""
+        if re.search(r"\tvbroadcastss\t[-\d]*\(", loop) and loop.count("vfmadd") >= 8:
+            yield loop

@@ -9,7 +9,7 @@ from firstlight.ir import composites, rows  # noqa: F401  (fills the op table)
 from firstlight.ir.registry import lookup
 from firstlight.ir.types import StateType, kv_fp8
 from firstlight.targets.cpu.kernels.attention import hybrid_attention
-from support.kernel_call import LANES, Compiled, aligned
+from support.kernel_call import LANES, Compiled, aligned, products
 
 # heads, width, window, pairs
 SHAPES = [(3, 24, 5, 4), (16, 64, 16, 32), (20, 21, 8, 1), (1, 16, 2, 8), (33, 8, 1, 2)]
@@ -133,3 +133,13 @@ def test_widths_of_vectors_and_large_scores(lanes, decode_only):
     shape = (40, 104, 7, 32)  # several blocks of heads, two chunks of columns
     assert run(shape, "picked", decode_only, lanes, [1] * 18) < 2e-6
     assert run(shape, "all", decode_only, lanes, [1] * 18, hostile=True) < 2e-5
+
+
+@pytest.mark.parametrize("codec", ["f32", kv_fp8(64)])
+@pytest.mark.parametrize("tokens", [1, 32])
+def test_loops_do_not_spill(codec, tokens):
+    kernel = hybrid_attention("k", heads=16, width=512, window=128, pairs=32, scale=0.1, ratio=128,
+                              entries="all", capacity=64, tokens=tokens, codecs=(codec, codec))
+    loops = list(products(kernel, 8))
+    assert len(loops) >= 2, "scores and mix"
+    assert not [loop for loop in loops if "%rsp" in loop]

@@ -7,7 +7,7 @@ from firstlight.ir import composites, rows  # noqa: F401  (fills the op table)
 from firstlight.ir.registry import lookup
 from firstlight.ir.types import GROUP_FP4, KEYS_FP4, StateType
 from firstlight.targets.cpu.kernels.index_select import index_select
-from support.kernel_call import LANES, Compiled
+from support.kernel_call import LANES, Compiled, products
 
 # heads, width, ratio, capacity, k
 SHAPES = [(2, 6, 4, 30, 5), (16, 32, 2, 700, 64), (64, 16, 4, 50, 50), (20, 13, 3, 900, 1)]
@@ -91,3 +91,12 @@ def test_codecs(decode_only):
         return np.abs(rng.standard_normal(shape) * 4).astype(np.float32)
 
     check((16, 64, 2, 700, 1), decode_only, 8, apart, positions, KEYS_FP4)
+
+
+@pytest.mark.parametrize("codec", ["f32", KEYS_FP4])
+def test_loops_do_not_spill(codec):
+    kernel = index_select("k", heads=16, width=128, ratio=4, capacity=1024, k=64, scale=0.1,
+                          head_scale=0.2, tokens=1, codec=codec)
+    loops = list(products(kernel, 8))
+    assert loops
+    assert not [loop for loop in loops if "%rsp" in loop]
