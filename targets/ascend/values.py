@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from firstlight.codegen.nests import functions
 from firstlight.codegen.nests.linear import ONE, Linear, linear
 from firstlight.codegen.nests.nodes import INTEGERS, Node, const, make, var
 from firstlight.codegen.nests.program import Axis, Memory
@@ -18,8 +19,11 @@ WHOLE = {"add": "addi", "sub": "subi", "mul": "muli", "max": "maxsi", "min": "mi
 COMPARE = {"lt": ("olt", "slt"), "le": ("ole", "sle"), "gt": ("ogt", "sgt"), "ge": ("oge", "sge"),
            "eq": ("oeq", "eq"), "ne": ("une", "ne")}
 MATH = {"exp": "math.exp", "log": "math.log", "sqrt": "math.sqrt", "rsqrt": "math.rsqrt",
-        "fabs": "math.absf", "cos": "math.cos", "sin": "math.sin",
-        "tanh": "math.tanh", "floor": "math.floor"}
+        "fabs": "math.absf", "tanh": "math.tanh", "floor": "math.floor"}
+WRITTEN = {"cos": functions.cos, "sin": functions.sin, "popcount": functions.popcount,
+           "log1p": lambda x: functions.log1p(x, lambda y: make("log", "float32", y))}
+"""Functions that the compiler has not, or not well: its log1p is the log of a rounded sum, its sine
+is off by 30 units of the last place."""
 EXTENDED = {("uint8", "int32"), ("uint8", "uint32"), ("uint16", "uint32"), ("uint16", "int32"),
             ("bool", "int32"), ("bool", "uint8")}
 CAST = {("int32", "float32"): "sitofp", ("float32", "int32"): "fptosi",
@@ -83,10 +87,8 @@ class Values:
             return self.load(node)
         if op == "acc":
             return self.acc[node.args[0] if node.args else 0]
-        if op == "popcount":
-            return self.value(_popcount(node.args[0]))
-        if op == "log1p":
-            return self.value(_log1p(node.args[0]))
+        if op in WRITTEN:
+            return self.value(WRITTEN[op](node.args[0]))
         if op in ("floordiv", "mod") and dtype != "float32":
             return self.quotient(node)
         if op in ("shl", "shr") and self.value(node.args[1]).axes:
@@ -350,27 +352,3 @@ def _most(amount: Node, extents: Mapping[str, int]) -> int:
         found = {"add": a + b, "sub": a, "mul": a * b, "max": max(a, b)}
         return max(min(found.get(op, min(a, b)), 31), 0)
     return 31
-
-
-def _log1p(x: Node) -> Node:
-    """log(1 + x) for small x too, where the compiler's own is log of a rounded sum."""
-    one = const(1.0, "float32")
-    whole = make("add", "float32", one, x)
-    got = make("sub", "float32", whole, one)
-    flat = make("eq", "bool", got, const(0.0, "float32"))
-    share = make("div", "float32", x, make("select", "float32", flat, one, got))
-    return make("select", "float32", flat, x,
-                make("mul", "float32", make("log", "float32", whole), share))
-
-
-def _popcount(x: Node) -> Node:
-    """Number of ones of a non-negative int32: sums of neighbours, twice as wide each time."""
-    def pairs(x: Node, mask: int, by: int) -> Node:
-        high = make("shr", "int32", x, const(by))
-        return make("add", "int32", make("and", "int32", x, const(mask)),
-                    make("and", "int32", high, const(mask)))
-
-    for mask, by in ((0x55555555, 1), (0x33333333, 2), (0x0F0F0F0F, 4), (0x00FF00FF, 8),
-                     (0x0000FFFF, 16)):
-        x = pairs(x, mask, by)
-    return x
