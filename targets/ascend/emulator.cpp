@@ -20,6 +20,7 @@
 #include <functional>
 #include <mutex>
 #include <pthread.h>
+#include <sys/mman.h>
 #include <vector>
 
 namespace {
@@ -30,6 +31,7 @@ constexpr size_t STACK = size_t(256) << 20;
 struct Region { const char *start; int64_t bytes; const char *name; };
 struct Block {
     int64_t index, blocks;
+    pthread_barrier_t meeting;               // of the cores, before and after each block
     char *ub[2], *l1, *l0c;
     std::vector<Region> regions;
     std::mutex mutex;
@@ -391,18 +393,44 @@ void emu_sync_wait(int64_t flag) {
 
 typedef void (*Start)(void **memories, const int64_t *scalars);
 struct Memory { char *allocated, *aligned; int64_t offset, size, stride; };
-struct Core { Block *block; int number; Start start; void **memories; const int64_t *scalars; };
+struct Core {
+    Block *block; int number; bool leads; Start start; void **memories; const int64_t *scalars;
+};
+
+// What one core sees first: nothing but garbage, and no signal.
+static void clear(Block &b) {
+    for (const Region &r : {b.regions[0], b.regions[1], b.regions[2], b.regions[3]})
+        memset((char *)r.start, POISON, r.bytes);
+    memset(b.to_vector, 0, sizeof b.to_vector), memset(b.to_cube, 0, sizeof b.to_cube);
+}
+
+static void look_for_signals(Block &b) {
+    for (int f = 0; f < FLAGS && !b.failed; ++f)
+        if (b.to_vector[f][0] || b.to_vector[f][1] || b.to_cube[f][0] || b.to_cube[f][1]) {
+            snprintf(b.message, b.message_bytes, "block %lld: flag %d between cores is left set",
+                     (long long)b.index, f);
+            b.failed = true;
+        }
+}
 
 static void *run_core(void *argument) {
     Core *c = (Core *)argument;
+    Block &b = *c->block;
     block = c->block, core = c->number;
     int64_t bytes[] = {UB_BYTES, L1_BYTES, L0C_BYTES};
-    char *own[] = {block->ub[core == 2], block->l1, block->l0c};
+    char *own[] = {b.ub[core == 2], b.l1, b.l0c};
     Memory memories[3];
     for (int i = 0; i < 3; ++i) memories[i] = {own[i], own[i], 0, bytes[i], 1};
     std::vector<void *> all(c->memories, c->memories + *c->scalars);
     for (Memory &m : memories) all.push_back(&m);
-    if (!setjmp(out)) c->start(all.data(), c->scalars + 1);
+    for (int64_t i = 0; i < b.blocks; ++i) {
+        if (c->leads) b.index = i, clear(b);
+        pthread_barrier_wait(&b.meeting);
+        if (b.failed) break;
+        if (!setjmp(out)) c->start(all.data(), c->scalars + 1);
+        pthread_barrier_wait(&b.meeting);
+        if (c->leads) look_for_signals(b);
+    }
     return nullptr;
 }
 
@@ -411,42 +439,36 @@ int emu_launch(Start cube, Start vector, Memory *memories, const int64_t *bytes,
                const int64_t *scalars, int64_t blocks, int64_t limit_ms, char *message,
                int64_t message_bytes) {
     static char *room = (char *)aligned_alloc(512, 2 * UB_BYTES + L1_BYTES + L0C_BYTES);
+    static char *stacks = (char *)mmap(nullptr, 3 * STACK, PROT_READ | PROT_WRITE,
+                                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (!room || stacks == MAP_FAILED) abort();
     Block b;
     b.blocks = blocks, b.failed = false, b.limit_ms = limit_ms;
     b.message = message, b.message_bytes = message_bytes;
     b.ub[0] = room, b.ub[1] = room + UB_BYTES, b.l1 = b.ub[1] + UB_BYTES, b.l0c = b.l1 + L1_BYTES;
-    b.regions = {{b.ub[0], UB_BYTES, "UB"}, {b.ub[1], UB_BYTES, "UB"}, {b.l1, L1_BYTES, "L1"},
-                 {b.l0c, L0C_BYTES, "L0C"}};
+    // a launch on vector cores alone has one of them, and nothing of the cube core's
+    int64_t rest = cube ? 1 : 0;
+    b.regions = {{b.ub[0], UB_BYTES, "UB"}, {b.ub[1], rest * UB_BYTES, "UB"},
+                 {b.l1, rest * L1_BYTES, "L1"}, {b.l0c, rest * L0C_BYTES, "L0C"}};
     std::vector<void *> pointers;
     for (int64_t i = 0; i < *scalars; ++i) {
         pointers.push_back(memories + i);
         b.regions.push_back({memories[i].aligned, bytes[i], "an argument"});
     }
-    bool mixed = cube && vector;
-    pthread_attr_t attributes;
-    pthread_attr_init(&attributes);
-    pthread_attr_setstacksize(&attributes, STACK);
-    for (b.index = 0; b.index < blocks && !b.failed; ++b.index) {
-        memset(b.ub[0], POISON, UB_BYTES);
-        if (cube) memset(b.ub[1], POISON, UB_BYTES + L1_BYTES + L0C_BYTES);
-        memset(b.to_vector, 0, sizeof b.to_vector), memset(b.to_cube, 0, sizeof b.to_cube);
-        Core cores[3];
-        for (int i = 0; i < 3; ++i)
-            cores[i] = {&b, i, i ? vector : cube, pointers.data(), scalars};
-        int first = cube ? 0 : 1, last = mixed ? 2 : first;
-        pthread_t threads[3];
-        for (int i = first; i <= last; ++i)
-            if (pthread_create(&threads[i], &attributes, run_core, &cores[i])) abort();
-        for (int i = first; i <= last; ++i) pthread_join(threads[i], nullptr);
-        if (!b.failed) for (int f = 0; f < FLAGS; ++f)
-            if (b.to_vector[f][0] || b.to_vector[f][1] || b.to_cube[f][0] || b.to_cube[f][1]) {
-                snprintf(message, message_bytes, "block %lld: flag %d between cores is left set",
-                         (long long)b.index, f);
-                b.failed = true;
-                break;
-            }
+    int first = cube ? 0 : 1, last = cube && vector ? 2 : first;
+    pthread_barrier_init(&b.meeting, nullptr, last - first + 1);
+    Core cores[3];
+    pthread_t threads[3];
+    for (int i = first; i <= last; ++i) {
+        cores[i] = {&b, i, i == first, i ? vector : cube, pointers.data(), scalars};
+        pthread_attr_t attributes;
+        pthread_attr_init(&attributes);
+        pthread_attr_setstack(&attributes, stacks + i * STACK, STACK);
+        if (pthread_create(&threads[i], &attributes, run_core, &cores[i])) abort();
+        pthread_attr_destroy(&attributes);
     }
-    pthread_attr_destroy(&attributes);
+    for (int i = first; i <= last; ++i) pthread_join(threads[i], nullptr);
+    pthread_barrier_destroy(&b.meeting);
     return b.failed;
 }
 }

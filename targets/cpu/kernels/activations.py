@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from firstlight.targets.cpu.kernels import panel, vnni, words
+from firstlight.targets.cpu.kernels import panel, planes, words
 from firstlight.targets.cpu.kernels.gemv import gemv_tile, x_copy
 from firstlight.targets.cpu.kernels.micro import Weight
 from firstlight.targets.cpu.kernels.rounded import GROUP
 from firstlight.targets.cpu.kernels.vecmath import Expr
 
-INTEGERS: dict[str, tuple[type[Any], type[Any]] | None] = {
-    "": None,
-    "words": (words.Words, words.Words),
-    "vnni": (vnni.Bytes, words.VnniWords),
+INTEGERS: dict[str, tuple[tuple[type[Any], ...], tuple[type[Any], ...]]] = {
+    "": ((), ()),
+    "words": ((planes.PairPlanes, words.Words), (words.Words,)),
+    "vnni": ((planes.VnniPlanes,), (words.VnniWords,)),
 }
-"""Roundings of one token and of many, by the name of the instructions; "" for float32."""
+"""Roundings of one token and of many, by the name of the instructions; "" for float32. Of several
+the first that knows the codec of a weight."""
 
 
 class Vectors:
@@ -35,14 +36,14 @@ class Vectors:
 
     def fill(self) -> Vectors:
         """To be called when x has its values."""
-        if self._rounded is not None:
-            self._rounded.fill(self.x)
+        for kind in _different(self._rounded):
+            kind.fill(self.x)
         return self
 
     def tile(self, weight: Weight, tile: Expr, row: Expr = 0) -> list[Expr]:
         """16 rows of W x[row] as ``16 // lanes`` vectors."""
-        if self._rounded is not None and weight.codec in self._rounded.CODECS:
-            tiles: list[Expr] = self._rounded.tile(weight, tile, row)
+        if weight.codec in self._rounded:
+            tiles: list[Expr] = self._rounded[weight.codec].tile(weight, tile, row)
             return tiles
         return gemv_tile(weight, tile, self.x, self._lanes, row)
 
@@ -60,30 +61,39 @@ class Rows:
               count: Expr) -> Rows:
         """Rows of a kernel's input x[count, k]; copied where integers need whole groups."""
         made = cls(x, rows, weights, lanes, integers, count)
-        if made._rounded is not None and k % GROUP:
+        if made._rounded and k % GROUP:
             made.x = x_copy(x, count, k, weights, lanes, rows)
         return made.fill()
 
     def fill(self) -> Rows:
         """To be called when x has its values."""
-        if self._rounded is not None:
-            self._rounded.fill(self.x, self._count)
+        for kind in _different(self._rounded):
+            kind.fill(self.x, self._count)
         return self
 
     def multiply(self, strips: Sequence[panel.Strip], row: Callable[[Expr], Expr], count: Expr,
                  part: Any) -> None:
         """part[r] = x[row(r)] . (the strips side by side), for r < count; see `panel.multiply`."""
         codecs = {s.weight.codec for s in strips}
-        if self._rounded is not None and len(codecs) == 1 and codecs <= self._rounded.CODECS:
-            self._rounded.multiply(strips, row, count, part)
+        if len(codecs) == 1 and codecs <= self._rounded.keys():
+            self._rounded[codecs.pop()].multiply(strips, row, count, part)
         else:
             panel.multiply(strips, self.x, row, count, part, self._lanes)
 
 
-def _rounded(which: int, rows: int, weights: Sequence[Weight], lanes: int, integers: str) -> Any:
-    """Room for the integers, if any of the weights is multiplied in them."""
-    if not (kinds := INTEGERS[integers]):
-        return None
-    kind = kinds[which]
-    k = max((w.padded for w in weights if w.codec in kind.CODECS), default=0)
-    return kind(rows, k, lanes) if k else None
+def _rounded(which: int, rows: int, weights: Sequence[Weight], lanes: int,
+             integers: str) -> dict[str, Any]:
+    """Room for the integers that weights of a codec are multiplied with."""
+    kinds: dict[str, type[Any]] = {}
+    for kind in INTEGERS[integers][which]:
+        for weight in weights:
+            if weight.codec in kind.CODECS:
+                kinds.setdefault(weight.codec, kind)
+    made = {kind: kind(rows, max(w.padded for w in weights if kinds.get(w.codec) is kind), lanes)
+            for kind in dict.fromkeys(kinds.values())}
+    return {codec: made[kind] for codec, kind in kinds.items()}
+
+
+def _different(rounded: Mapping[str, Any]) -> list[Any]:
+    """Each of the roundings once."""
+    return list(dict.fromkeys(rounded.values()))
