@@ -28,14 +28,14 @@ FOUR_BITS = ("fp4e2m1/32:ue8m0", "int4/32:bf16")
 FP8 = "fp8e4m3/128x128:ue8m0"
 
 
-def _x86(name: str, summary: str, features: tuple[str, ...], lanes: int, integers: str,
-         march: str, *attributes: str) -> Target:
+def _x86(name: str, summary: str, features: tuple[str, ...], lanes: int, march: str,
+         *attributes: str, exact: str = "", fast: str) -> Target:
     # LLVM spills 512-bit vectors unless it is told that they are welcome
     code = Code({"mcpu": march, "vector-width": 32 * lanes}
                 | ({"mattr": list(attributes)} if attributes else {}), march)
     requires = {"arch": "x86_64", "features": sorted(features)}
     return cpu_target(name, f"x86-64 CPUs with {summary}", code, lanes, requires,
-                      partial(_run_here, code, requires), integers=integers)
+                      partial(_run_here, code, requires), exact=exact, fast=fast)
 
 
 def _run_here(code: Code, requires: Mapping[str, Any], kernels: Mapping[str, Kernel],
@@ -67,10 +67,13 @@ RISC_V = Code({"mtriple": "riscv64-linux-gnu", "mcpu": "generic-rv64", "mabi": "
                "mattr": ["+m", "+a", "+f", "+d", "+c", "+v"]}, "rv64gcv", _settled)
 
 TARGETS = (
-    _x86("cpu-x86-64-v3", "AVX2 and FMA", V3, 8, "words", "x86-64-v3"),
-    _x86("cpu-x86-64-v4", "AVX-512", V4, 16, "words", "x86-64-v4"),
-    _x86("cpu-x86-64-v4-vnni", "AVX-512 and VNNI (Ice Lake, Zen 4 and later)", VNNI, 16, "vnni",
-         "x86-64-v4", "+avx512vnni", "+avx512vbmi"),
+    _x86("cpu-x86-64-v3", "AVX2 and FMA", V3, 8, "x86-64-v3", fast="words"),
+    # the one feature that tells AMD's cores apart, which multiply subnormal numbers at full speed
+    _x86("cpu-x86-64-v3-zen", "AVX2 and FMA, AMD Zen", (*V3, "clzero"), 8, "x86-64-v3",
+         exact="lifted", fast="lifted words"),
+    _x86("cpu-x86-64-v4", "AVX-512", V4, 16, "x86-64-v4", fast="words"),
+    _x86("cpu-x86-64-v4-vnni", "AVX-512 and VNNI (Ice Lake, Zen 4 and later)", VNNI, 16,
+         "x86-64-v4", "+avx512vnni", "+avx512vbmi", fast="vnni"),
     # four bits are decoded by an instruction of x86
     _foreign("cpu-aarch64", "64-bit Arm CPUs with dotprod", ARM, "aarch64",
              ("asimd", "asimddp"), FOUR_BITS),

@@ -26,7 +26,8 @@ NATIVE = frozenset({
 def cpu_target(
     name: str, summary: str, code: Code, lanes: int, requires: Mapping[str, Any],
     emulate: Callable[[Mapping[str, Kernel], Path], Executor | None],
-    tools: Callable[[], Sequence[Tool]] = tuple, leave: Sequence[str] = (), integers: str = "",
+    tools: Callable[[], Sequence[Tool]] = tuple, leave: Sequence[str] = (), exact: str = "",
+    fast: str = "",
 ) -> Target:  # fmt: skip
     """A target of the family.
 
@@ -34,20 +35,21 @@ def cpu_target(
         lanes: float32 in a vector of its hand-written kernels.
         tools: beside the C compiler.
         leave: codecs whose weights the hand-written kernels leave to the generic ones.
-        integers: the instructions of numerics `fast`, by their name in `kernels.activations`.
+        exact, fast: how activations are prepared under numerics `float` and `fast`, by the names in
+            `kernels.activations`; without a name there is no `fast`.
     """
     return Target(
         name=name, summary=summary, tier="A",
         capabilities=Capabilities(native=NATIVE, vector_bytes=4 * lanes,
                                   states=("f32", "bf16", "e4m3", "e2m1")),
         requires=requires, emit=code.emit, build=code.build, runner=code.runner, emulate=emulate,
-        launcher="cpu", overrides=lambda: _hand_written(lanes, leave),
-        fast=(lambda: _hand_written(lanes, leave, integers)) if integers else None,
+        launcher="cpu", overrides=lambda: _hand_written(lanes, leave, exact),
+        fast=(lambda: _hand_written(lanes, leave, fast)) if fast else None,
         packer=TilePacker(), tools=lambda: (_compiler(), *tools()), versions=_versions,
     )
 
 
-def _hand_written(lanes: int, leave: Sequence[str], integers: str = "") -> Mapping[str, Override]:
+def _hand_written(lanes: int, leave: Sequence[str], way: str) -> Mapping[str, Override]:
     from firstlight.targets.cpu.overrides import overrides
 
     def fitting(override: Override) -> Override:
@@ -55,7 +57,7 @@ def _hand_written(lanes: int, leave: Sequence[str], integers: str = "") -> Mappi
             None if _codecs(op) & set(leave) or _for_all_tokens(op, tokens)
             else override(name, op, tokens))
 
-    return {name: fitting(override) for name, override in overrides(lanes, integers).items()}
+    return {name: fitting(override) for name, override in overrides(lanes, way).items()}
 
 
 WEIGHTS_LIKE = {"e4m3": BLOCK_FP8, "e2m1": GROUP_FP4}

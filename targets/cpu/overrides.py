@@ -27,20 +27,15 @@ SMALL = ("f32", "bf16", "f16")      # how small vectors (norms, biases, sinks) m
 Factory = Callable[[str, Op, int, int], "Kernel | None"]
 
 
-def overrides(lanes: int, integers: str = "") -> dict[str, Override]:
+def overrides(lanes: int, way: str = "") -> dict[str, Override]:
     """The table of a machine with vectors of `lanes` float32.
 
-    `integers` under `--numerics fast`: the name of its instructions in `kernels.activations`.
+    way: a key of `activations.WAYS`: how products prepare their activations.
     """
     def bound(factory: Factory) -> Override:
         return lambda name, op, tokens: factory(name, op, tokens, lanes)
 
-    def in_integers(factory: Factory) -> Factory:
-        return partial(factory, integers=integers)
-
-    factories = {**FACTORIES}
-    if integers:
-        factories |= {name: in_integers(factory) for name, factory in PRODUCTS.items()}
+    factories = {**FACTORIES, **{name: partial(f, way=way) for name, f in PRODUCTS.items()}}
     return {name: bound(factory) for name, factory in factories.items()}
 
 
@@ -84,21 +79,21 @@ def _tokens(op: Op, tokens: int) -> int:
 
 # -- weight streaming ------------------------------------------------------------------------------
 
-def _linears(name: str, op: Op, tokens: int, lanes: int, integers: str = "") -> Kernel | None:
+def _linears(name: str, op: Op, tokens: int, lanes: int, way: str = "") -> Kernel | None:
     x, *ws = op.operands
     if any(_codec(w) not in FORMS for w in ws) or len(_inner(x)) != 1:
         return None
     segments = [(_shape(w)[0], _codec(w)) for w in ws]
-    return linear.linears(name, segments, _inner(x)[0], _tokens(op, tokens), lanes, integers)
+    return linear.linears(name, segments, _inner(x)[0], _tokens(op, tokens), lanes, way)
 
 
-def _group_linear(name: str, op: Op, tokens: int, lanes: int, integers: str = "") -> Kernel | None:
+def _group_linear(name: str, op: Op, tokens: int, lanes: int, way: str = "") -> Kernel | None:
     x, w = op.operands
     groups, k = _inner(x)
     if _codec(w) not in FORMS:
         return None
     return linear.group_linear(name, groups, _shape(w)[0] // groups, k, _codec(w),
-                               _tokens(op, tokens), lanes, integers)
+                               _tokens(op, tokens), lanes, way)
 
 
 def _embedding(name: str, op: Op, tokens: int, lanes: int) -> Kernel | None:
@@ -107,7 +102,7 @@ def _embedding(name: str, op: Op, tokens: int, lanes: int) -> Kernel | None:
         table) else None
 
 
-def _expert_ffn(name: str, op: Op, tokens: int, lanes: int, integers: str = "") -> Kernel | None:
+def _expert_ffn(name: str, op: Op, tokens: int, lanes: int, way: str = "") -> Kernel | None:
     _, index, _, w1, *_ = op.operands
     codecs = [_codec(w) for w in op.operands[3:]]
     if any(c not in FORMS for c in codecs):
@@ -117,7 +112,7 @@ def _expert_ffn(name: str, op: Op, tokens: int, lanes: int, integers: str = "") 
     if shared != inner:
         return None
     return experts.expert_ffn(name, count, _inner(index)[0], d, inner, codecs,
-                              float(op.attrs["limit"]), _tokens(op, tokens), lanes, integers)
+                              float(op.attrs["limit"]), _tokens(op, tokens), lanes, way)
 
 
 # -- vectors and state -----------------------------------------------------------------------------

@@ -1,23 +1,25 @@
-"""Activations as the products of a kernel read them: as they are, or rounded to integers."""
+"""Activations as the products of a kernel read them: as they are, rounded, or lifted."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from firstlight.targets.cpu.kernels import panel, planes, words
+from firstlight.targets.cpu.kernels import lifted, panel, planes, words
 from firstlight.targets.cpu.kernels.gemv import gemv_tile, x_copy
 from firstlight.targets.cpu.kernels.micro import Weight
 from firstlight.targets.cpu.kernels.rounded import GROUP
 from firstlight.targets.cpu.kernels.vecmath import Expr
 
-INTEGERS: dict[str, tuple[tuple[type[Any], ...], tuple[type[Any], ...]]] = {
+WAYS: dict[str, tuple[tuple[type[Any], ...], tuple[type[Any], ...]]] = {
     "": ((), ()),
     "words": ((planes.PairPlanes, words.Words), (words.Words,)),
+    "lifted": ((lifted.Lifted,), ()),
+    "lifted words": ((planes.PairPlanes, words.Words, lifted.Lifted), (words.Words,)),
     "vnni": ((planes.VnniPlanes,), (words.VnniWords,)),
 }
-"""Roundings of one token and of many, by the name of the instructions; "" for float32. Of several
-the first that knows the codec of a weight."""
+"""Preparations for one token and for many, by name; "" for float32 as it is. Of several the first
+that knows the codec of a weight."""
 
 
 class Vectors:
@@ -26,24 +28,24 @@ class Vectors:
     Args:
         x: [rows, K] float32; behind K up to the padded K of every weight there must be zeros, as
             `gemv.x_copy` and buffers of the kernel's own have.
-        integers: a key of `INTEGERS`: round them for the weights that it knows.
+        way: a key of `WAYS`, for the codecs that it knows.
     """
 
     def __init__(self, x: Any, rows: int, weights: Sequence[Weight], lanes: int,
-                 integers: str) -> None:
+                 way: str) -> None:
         self.x, self._lanes = x, lanes
-        self._rounded = _rounded(0, rows, weights, lanes, integers)
+        self._prepared = _prepared(0, rows, weights, lanes, way)
 
     def fill(self) -> Vectors:
         """To be called when x has its values."""
-        for kind in _different(self._rounded):
+        for kind in _different(self._prepared):
             kind.fill(self.x)
         return self
 
     def tile(self, weight: Weight, tile: Expr, row: Expr = 0) -> list[Expr]:
         """16 rows of W x[row] as ``16 // lanes`` vectors."""
-        if weight.codec in self._rounded:
-            tiles: list[Expr] = self._rounded[weight.codec].tile(weight, tile, row)
+        if weight.codec in self._prepared:
+            tiles: list[Expr] = self._prepared[weight.codec].tile(weight, tile, row)
             return tiles
         return gemv_tile(weight, tile, self.x, self._lanes, row)
 
@@ -51,23 +53,23 @@ class Vectors:
 class Rows:
     """Rows of activations for panels; arguments as for `Vectors`, and `count` rows in use."""
 
-    def __init__(self, x: Any, rows: int, weights: Sequence[Weight], lanes: int, integers: str,
+    def __init__(self, x: Any, rows: int, weights: Sequence[Weight], lanes: int, way: str,
                  count: Expr) -> None:
         self.x, self._lanes, self._count = x, lanes, count
-        self._rounded = _rounded(1, rows, weights, lanes, integers)
+        self._prepared = _prepared(1, rows, weights, lanes, way)
 
     @classmethod
-    def given(cls, x: Any, rows: int, k: int, weights: Sequence[Weight], lanes: int, integers: str,
+    def given(cls, x: Any, rows: int, k: int, weights: Sequence[Weight], lanes: int, way: str,
               count: Expr) -> Rows:
         """Rows of a kernel's input x[count, k]; copied where integers need whole groups."""
-        made = cls(x, rows, weights, lanes, integers, count)
-        if made._rounded and k % GROUP:
+        made = cls(x, rows, weights, lanes, way, count)
+        if made._prepared and k % GROUP:
             made.x = x_copy(x, count, k, weights, lanes, rows)
         return made.fill()
 
     def fill(self) -> Rows:
         """To be called when x has its values."""
-        for kind in _different(self._rounded):
+        for kind in _different(self._prepared):
             kind.fill(self.x, self._count)
         return self
 
@@ -75,17 +77,17 @@ class Rows:
                  part: Any) -> None:
         """part[r] = x[row(r)] . (the strips side by side), for r < count; see `panel.multiply`."""
         codecs = {s.weight.codec for s in strips}
-        if len(codecs) == 1 and codecs <= self._rounded.keys():
-            self._rounded[codecs.pop()].multiply(strips, row, count, part)
+        if len(codecs) == 1 and codecs <= self._prepared.keys():
+            self._prepared[codecs.pop()].multiply(strips, row, count, part)
         else:
             panel.multiply(strips, self.x, row, count, part, self._lanes)
 
 
-def _rounded(which: int, rows: int, weights: Sequence[Weight], lanes: int,
-             integers: str) -> dict[str, Any]:
-    """Room for the integers that weights of a codec are multiplied with."""
+def _prepared(which: int, rows: int, weights: Sequence[Weight], lanes: int,
+             way: str) -> dict[str, Any]:
+    """Room for what weights of a codec are multiplied with."""
     kinds: dict[str, type[Any]] = {}
-    for kind in INTEGERS[integers][which]:
+    for kind in WAYS[way][which]:
         for weight in weights:
             if weight.codec in kind.CODECS:
                 kinds.setdefault(weight.codec, kind)
@@ -94,6 +96,6 @@ def _rounded(which: int, rows: int, weights: Sequence[Weight], lanes: int,
     return {codec: made[kind] for codec, kind in kinds.items()}
 
 
-def _different(rounded: Mapping[str, Any]) -> list[Any]:
-    """Each of the roundings once."""
-    return list(dict.fromkeys(rounded.values()))
+def _different(prepared: Mapping[str, Any]) -> list[Any]:
+    """Each of the preparations once."""
+    return list(dict.fromkeys(prepared.values()))

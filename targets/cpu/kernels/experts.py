@@ -30,7 +30,7 @@ from firstlight.targets.cpu.kernels.vecmath import Expr, get, put, spread
 
 def expert_ffn(
     name: str, experts: int, chosen: int, d: int, inner: int, codecs: Sequence[str], limit: float,
-    tokens: int, lanes: int, integers: str = "",
+    tokens: int, lanes: int, way: str = "",
 ) -> Kernel:  # fmt: skip
     """x [S, D], index [S, A] i32, weights [S, A], w1 w3 w2 s1 s3 s2 -> y [S, D].
 
@@ -41,7 +41,7 @@ def expert_ffn(
         limit: clamp of gate and up.
         tokens: 1 for the matrix-vector version (S is 1), else the largest S.
         lanes: f32 per vector, 8 or 16.
-        integers: a key of `activations.INTEGERS`: with what products of few bits are made.
+        way: a key of `activations.WAYS`: how activations are prepared.
     """
     up, down = (inner, d), (d, inner)
     shapes = [(experts, *up), (experts, *up), (experts, *down), (1, *up), (1, *up), (1, *down)]
@@ -58,9 +58,9 @@ def expert_ffn(
             weight.bind(pointers[: len(own)])
             del pointers[: len(own)]
         if tokens == 1:
-            _vector(x, index, gates, weights, y, chosen, limit, lanes, integers)
+            _vector(x, index, gates, weights, y, chosen, limit, lanes, way)
         else:
-            _matrix(x, index, gates, weights, y, count, chosen, tokens, limit, lanes, integers)
+            _matrix(x, index, gates, weights, y, count, chosen, tokens, limit, lanes, way)
 
     operands = [("x", "float32"), ("index", "int32"), ("weights", "float32")]
     pointers = [*operands, *(p for own in names for p in own), ("y", "float32")]
@@ -72,13 +72,13 @@ def expert_ffn(
 
 def _vector(
     x: Any, index: Any, gates: Any, weights: Sequence[Weight], y: Any, chosen: int, limit: float,
-    lanes: int, integers: str,
+    lanes: int, way: str,
 ) -> None:  # fmt: skip
     w1, w3, w2, s1, s3, s2 = weights
     ups = (w1, w3, s1, s3)
-    given = Vectors(x_copy(x, 1, w1.k, ups, lanes), 1, ups, lanes, integers).fill()
-    routed = Vectors(_hidden(w2, chosen, chosen), chosen, [w2], lanes, integers)
-    shared = Vectors(_hidden(s2, 1, 1), 1, [s2], lanes, integers)
+    given = Vectors(x_copy(x, 1, w1.k, ups, lanes), 1, ups, lanes, way).fill()
+    routed = Vectors(_hidden(w2, chosen, chosen), chosen, [w2], lanes, way)
+    shared = Vectors(_hidden(s2, 1, 1), 1, [s2], lanes, way)
 
     def routed_up(i: Expr) -> None:
         slot = T.bind(T.truncdiv(i, T.int32(w1.tiles)))
@@ -142,15 +142,15 @@ def _store_swiglu(
 
 def _matrix(
     x: Any, index: Any, gates: Any, weights: Sequence[Weight], y: Any, count: Expr, chosen: int,
-    tokens: int, limit: float, lanes: int, integers: str,
+    tokens: int, limit: float, lanes: int, way: str,
 ) -> None:  # fmt: skip
     w1, w3, w2, s1, s3, s2 = weights
     most = tokens * chosen
     routed, shared = (
-        Rows(_hidden(w, rows, used), rows, [w], lanes, integers, used)
+        Rows(_hidden(w, rows, used), rows, [w], lanes, way, used)
         for w, rows, used in ((w2, most, count * chosen), (s2, tokens, count)))
     groups = _Groups(index, count, chosen, w1.count, tokens)
-    given = Rows.given(x, tokens, w1.k, (w1, w3, s1, s3), lanes, integers, count)
+    given = Rows.given(x, tokens, w1.k, (w1, w3, s1, s3), lanes, way, count)
 
     def shared_up(i: Expr) -> None:
         _swiglu_strip(

@@ -18,7 +18,7 @@ from firstlight.targets.cpu.kernels.vecmath import Expr, get, put
 
 def linears(
     name: str, segments: Sequence[tuple[int, str]], k: int, tokens: int, lanes: int,
-    integers: str = "",
+    way: str = "",
 ) -> Kernel:  # fmt: skip
     """x [S, K], weights [N_i, K] -> y_i [S, N_i].
 
@@ -27,27 +27,27 @@ def linears(
         k: columns of all weights.
         tokens: 1 for the matrix-vector version (S is 1), else the largest S.
         lanes: f32 per vector, 8 or 16.
-        integers: a key of `activations.INTEGERS`: with what products of few bits are made.
+        way: a key of `activations.WAYS`: how activations are prepared.
     """
     weights = [Weight(codec, 1, n, k) for n, codec in segments]
-    return _kernel(name, weights, 1, k, tokens, lanes, PLAIN, integers)
+    return _kernel(name, weights, 1, k, tokens, lanes, PLAIN, way)
 
 
 def group_linear(
     name: str, groups: int, n: int, k: int, codec: str, tokens: int, lanes: int,
-    integers: str = "",
+    way: str = "",
 ) -> Kernel:  # fmt: skip
     """x [S, G, K], weight [G*N, K] whose rows g*N.. belong to group g -> y [S, G, N].
 
     Arguments as in `linears`.
     """
     weights = [Weight(codec, groups, n, k)]
-    return _kernel(name, weights, groups, k, tokens, lanes, grouped(groups), integers)
+    return _kernel(name, weights, groups, k, tokens, lanes, grouped(groups), way)
 
 
 def _kernel(
     name: str, weights: Sequence[Weight], groups: int, k: int, tokens: int, lanes: int, layout: str,
-    integers: str,
+    way: str,
 ) -> Kernel:  # fmt: skip
     names = [w.pointers(f"w{i}") for i, w in enumerate(weights)]
     results = [(f"y{i}", "float32") for i in range(len(weights))]
@@ -63,9 +63,9 @@ def _kernel(
             for w, y in zip(weights, rest, strict=True)
         ]
         if tokens == 1:
-            _vector(x, weights, ys, groups, k, lanes, integers)
+            _vector(x, weights, ys, groups, k, lanes, way)
         else:
-            _matrix(x, weights, ys, groups, k, count, tokens, lanes, integers)
+            _matrix(x, weights, ys, groups, k, count, tokens, lanes, way)
 
     pointers = [("x", "float32"), *(p for pair in names for p in pair), *results]
     return Kernel(name, prim_func(name, pointers, body), (None, *[layout] * len(weights)))
@@ -73,10 +73,10 @@ def _kernel(
 
 def _vector(
     x: Any, weights: Sequence[Weight], ys: Sequence[Any], groups: int, k: int, lanes: int,
-    integers: str,
+    way: str,
 ) -> None:  # fmt: skip
     vectors = Vectors(x_copy(x, groups, k, weights, lanes), groups, weights, lanes,
-                      integers).fill()
+                      way).fill()
 
     def segment(weight: Weight, y: Any) -> tuple[int, int, Any]:
         def tile_body(tile: Expr) -> None:
@@ -92,9 +92,9 @@ def _vector(
 
 def _matrix(
     x: Any, weights: Sequence[Weight], ys: Sequence[Any], groups: int, k: int, count: Expr,
-    tokens: int, lanes: int, integers: str,
+    tokens: int, lanes: int, way: str,
 ) -> None:  # fmt: skip
-    rows = Rows.given(x, tokens * groups, k, weights, lanes, integers, count * groups)
+    rows = Rows.given(x, tokens * groups, k, weights, lanes, way, count * groups)
 
     def segment(weight: Weight, y: Any) -> tuple[int, int, Any]:
         def finish(r: Expr, group: Expr, tile: Expr, part: Any, column: int) -> None:

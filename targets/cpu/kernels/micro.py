@@ -83,7 +83,7 @@ def _u32(value: int, lanes: int) -> Expr:
     return T.broadcast(T.uint32(value), lanes)
 
 
-def _word_pair(v: Expr, lanes: int) -> list[Expr]:
+def word_pair(v: Expr, lanes: int) -> list[Expr]:
     """uint32 lanes -> the low and the high word of each as the high half of a float32."""
     kind = f"float32x{lanes}"
     low = T.reinterpret(kind, T.shift_left(v, _u32(16, lanes)))
@@ -117,7 +117,7 @@ def _nibbles(
             high = T.bind(_pshufb(high_bytes, index, lanes))
             for upper in (0, 1):
                 words = T.reinterpret(f"uint32x{lanes}", _unpack(low, high, upper, lanes))
-                out += _word_pair(T.bind(words), lanes)
+                out += word_pair(T.bind(words), lanes)
         halves.append(out)
     return halves
 
@@ -163,7 +163,7 @@ def _int8(read: Callable[[int, int], Expr], lanes: int) -> list[list[Expr]]:
 
 def _bf16(read: Callable[[int, int], Expr], lanes: int) -> list[list[Expr]]:
     return [
-        _word_pair(T.bind(T.reinterpret(f"uint32x{lanes}", read(h * 2 * lanes, 2 * lanes))), lanes)
+        word_pair(T.bind(T.reinterpret(f"uint32x{lanes}", read(h * 2 * lanes, 2 * lanes))), lanes)
         for h in range(TILE // lanes)
     ]
 
