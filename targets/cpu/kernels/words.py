@@ -4,7 +4,8 @@ Two products for each lane and instruction: pmaddwd and an addition, or vpdpwssd
 the weight (layouts.py). One token streams the weight; many tokens run over a panel of it:
 
     panel           int16 [64 pairs of k][columns][2] and the scales of its groups, in the cache
-    register tile   6 tokens x 32 columns at 512 bits, 3 x 16 at 256: integer and float32 sums
+    register tile   6 tokens x 2 vectors of columns: integer sums; at 256 bits the float32
+                    sums of its groups are in the first-level cache
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class Words(Rounded):
         width = sum(s.tiles for s in strips) * TILE
         panel = T.alloc_buffer((DEPTH // 2, width, 2), "int16")
         scales = T.alloc_buffer((DEPTH // GROUP, width), "float32")
-        tokens, most = (ROWS, 2 * TILE) if self.lanes == 16 else (ROWS // 2, TILE)
+        most = 2 * self.lanes
         pieces = [(0, width // most, most)] + ([(width - TILE, 1, TILE)] if width % most else [])
         with T.serial(self.blocks) as block:
             groups = T.bind(T.min(DEPTH // GROUP, self.groups - block * (DEPTH // GROUP)))
@@ -96,8 +97,8 @@ class Words(Rounded):
                 self._widen(strip, block, groups, panel, scales, column)
                 column += strip.tiles * TILE
             unit = CODES[strips[0].weight.codec].unit
-            with T.serial(T.truncdiv(count + (tokens - 1), T.int32(tokens))) as m:
-                rows = [T.bind(row(T.min(m * tokens + i, count - 1))) for i in range(tokens)]
+            with T.serial(T.truncdiv(count + (ROWS - 1), T.int32(ROWS))) as m:
+                rows = [T.bind(row(T.min(m * ROWS + i, count - 1))) for i in range(ROWS)]
                 for first, times, wide in pieces:
                     with T.serial(times) as c:
                         self._register_tile(rows, panel, scales, part, m, first + c * wide, wide,
