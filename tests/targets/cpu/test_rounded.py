@@ -1,12 +1,13 @@
 """Products in integers: exact but for the rounding of activations, alone and in chunks alike."""
 
 import functools
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from firstlight.codegen.tvm_bridge import compile_module, spills
+from firstlight.codegen.tvm_bridge import compile_module
 from firstlight.ir.codecs import decode_weight
 from firstlight.targets.cpu.kernels.experts import expert_ffn
 from firstlight.targets.cpu.kernels.layouts import PLAIN, pack
@@ -168,14 +169,26 @@ def test_nan_and_infinity_do_not_reach_other_tokens(way, codec):
 
 @pytest.mark.parametrize("way", sorted(WAYS))
 @pytest.mark.parametrize("tokens", [1, 64])
-def test_instructions_and_spills(way, tokens):
-    """The instructions are there, and no loop keeps its vectors on the stack, except that with 16
-    registers the float32 sums of a tile lie there while a group is summed in integers, and for one
-    token the sums of 16 rows while a block of 128 columns is."""
+@pytest.mark.parametrize("codec", CODECS)
+def test_instructions_and_spills(way, tokens, codec):
+    """The instructions are there, and the innermost loops keep all vectors in registers."""
     lanes, options, integers = WAYS[way]
-    most = {("avx2", 64): 160, ("avx2", 1): 40}.get((way, tokens), 18)
-    kernel = linears("l", [(64, FP4), (64, INT4), (64, INT8)], 512, tokens, lanes, integers)
-    assert spills({"l": kernel.func}, OPTIONS[options])["l"] <= most
-    text = compile_module({"l": kernel.func}, OPTIONS[options]).inspect_source("asm")
     one, many = {"vnni": ("vpdpbusd", "vpdpwssd")}.get(way, ("vpmaddubsw", "vpmaddwd"))
-    assert (one if tokens == 1 else many) in text
+    product = many if tokens > 1 or (codec == INT8 and way != "vnni") else one
+    kernel = linears("l", [(64, codec)], 512, tokens, lanes, integers)
+    text = compile_module({"l": kernel.func}, OPTIONS[options]).inspect_source("asm")
+    found = innermost_loops(text, product)
+    assert found
+    for loop in found:
+        assert not [line for line in loop if re.search(r"%[yz]mm", line) and "(%rsp" in line]
+
+
+def innermost_loops(text: str, instruction: str) -> list[list[str]]:
+    """Lines of the loops with an instruction that have no smaller loop with it inside."""
+    lines = text.splitlines()
+    labels = {line[:-1]: i for i, line in enumerate(lines) if re.fullmatch(r"\.LBB\w+:", line)}
+    jumps = ((labels.get(m[1], i), i) for i, line in enumerate(lines)
+             if (m := re.fullmatch(r"\tj\w+\t(\.LBB\w+)", line)))
+    spans = [(a, b) for a, b in jumps if a < b and any(instruction in x for x in lines[a:b])]
+    return [lines[a:b] for a, b in spans
+            if not any(a <= c and d <= b and (a, b) != (c, d) for c, d in spans)]
