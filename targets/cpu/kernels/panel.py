@@ -74,15 +74,37 @@ def multiply(
         for strip in strips:
             _decode(strip, block, panel, column, lanes)
             column += strip.tiles * TILE
-        with T.serial(T.truncdiv(count + (ROWS - 1), T.int32(ROWS))) as m:
-            rows = [T.bind(row(T.min(m * ROWS + i, count - 1))) for i in range(ROWS)]
+
+        def visit(first: Expr, rows: Sequence[Expr]) -> None:
             tile = min(width, 4 * TILE if lanes == 16 else TILE)
             with T.serial(width // tile) as c:
-                _register_tile(x, rows, panel, part, m, c * tile, tile, block, k, lanes)
+                _register_tile(x, rows, panel, part, first, c * tile, tile, block, k, lanes)
+
+        for_rows(row, count, lanes, visit)
+
+
+def for_rows(row: Callable[[Expr], Expr], count: Expr, lanes: int,
+             visit: Callable[[Expr, Sequence[Expr]], None]) -> None:
+    """visit(first, rows of x) for every register tile.
+
+    An expert has a dozen or two of a chunk's tokens, and whole tiles only would waste a tenth: the
+    last has half the rows if that is enough. Not at 512 bits, where half a tile is so small that
+    LLVM unrolls all of its loops, and spills.
+    """
+    def tile(first: Expr, size: int) -> None:
+        visit(first, [T.bind(row(T.min(first + i, count - 1))) for i in range(size)])
+
+    rest = T.bind(T.truncmod(count, T.int32(ROWS)))
+    few = T.bind(T.And(rest > 0, rest <= (ROWS // 2 if lanes == 8 else 0)))
+    whole = T.bind(T.truncdiv(count + (ROWS - 1), T.int32(ROWS)) - T.Cast("int32", few))
+    with T.serial(whole) as m:
+        tile(T.bind(m * ROWS), ROWS)
+    with T.If(few), T.Then():
+        tile(T.bind(whole * ROWS), ROWS // 2)
 
 
 def _register_tile(
-    x: Any, rows: Sequence[Expr], panel: Any, part: Any, m: Expr, column: Expr, width: int,
+    x: Any, rows: Sequence[Expr], panel: Any, part: Any, first: Expr, column: Expr, width: int,
     block: Expr, k: int, lanes: int,
 ) -> None:  # fmt: skip
     across = range(0, width, lanes)
@@ -97,10 +119,10 @@ def _register_tile(
     with T.If(block > 0), T.Then():
         for i, line in enumerate(sums):
             for cell, j in zip(line, across, strict=True):
-                cell.value = cell.value + get(part, m * ROWS + i, column + j, lanes=lanes)
+                cell.value = cell.value + get(part, first + i, column + j, lanes=lanes)
     for i, line in enumerate(sums):
         for cell, j in zip(line, across, strict=True):
-            put(part, cell.value, m * ROWS + i, column + j, lanes=lanes)
+            put(part, cell.value, first + i, column + j, lanes=lanes)
 
 
 def _decode(strip: Strip, block: Expr, panel: Any, column: int, lanes: int) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from firstlight.codegen.tvm_bridge import T
 from firstlight.targets.cpu.kernels.layouts import TILE
 from firstlight.targets.cpu.kernels.micro import Weight, byte_table, lookup, zeros
-from firstlight.targets.cpu.kernels.panel import DEPTH, ROWS, Strip
+from firstlight.targets.cpu.kernels.panel import DEPTH, Strip, for_rows
 from firstlight.targets.cpu.kernels.rounded import CODES, GROUP, Codes, Rounded
 from firstlight.targets.cpu.kernels.vecmath import Cell, Expr, get, put, spread
 
@@ -97,15 +97,17 @@ class Words(Rounded):
                 self._widen(strip, block, groups, panel, scales, column)
                 column += strip.tiles * TILE
             unit = CODES[strips[0].weight.codec].unit
-            with T.serial(T.truncdiv(count + (ROWS - 1), T.int32(ROWS))) as m:
-                rows = [T.bind(row(T.min(m * ROWS + i, count - 1))) for i in range(ROWS)]
-                for first, times, wide in pieces:
+
+            def visit(first: Expr, rows: Sequence[Expr]) -> None:
+                for column, times, wide in pieces:
                     with T.serial(times) as c:
-                        self._register_tile(rows, panel, scales, part, m, first + c * wide, wide,
-                                            block, groups, unit)
+                        self._register_tile(rows, panel, scales, part, first, column + c * wide,
+                                            wide, block, groups, unit)
+
+            for_rows(row, count, self.lanes, visit)
 
     def _register_tile(
-        self, rows: Sequence[Expr], panel: Any, scales: Any, part: Any, m: Expr, column: Expr,
+        self, rows: Sequence[Expr], panel: Any, scales: Any, part: Any, first: Expr, column: Expr,
         width: int, block: Expr, groups: Expr, unit: float,
     ) -> None:  # fmt: skip
         lanes, columns = self.lanes, range(0, width, self.lanes)
@@ -126,7 +128,7 @@ class Words(Rounded):
                     cell.value = self._none()
         for i, (r, line) in enumerate(zip(rows, totals, strict=True)):
             for total, j in zip(line, columns, strict=True):
-                place = m * len(rows) + i, column + j
+                place = first + i, column + j
                 before = get(part, *place, lanes=lanes)
                 grand = Cell(T.Select(block > 0, before, spread(0.0, lanes)), lanes)
                 self.close(grand, total, r, block, unit)
