@@ -77,7 +77,8 @@ def quantizer(text: str, patterns: Mapping[str, Sequence[str]], tail: int = 0,
             `released`), so that their codec loses nothing and must not transform them again.
     """
     released = {"kv": kv_fp8(tail), "index-keys": GROUP_FP4 if transformed else KEYS_FP4}
-    weights, states = [], []
+    weights: list[str] = []
+    states: list[str] = []
     for role, name in parse_policy(text).items():
         codec = released[role] if name == "released" else CODEC_NAMES[name]
         rules = states if role in STATES else weights
