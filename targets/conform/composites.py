@@ -6,7 +6,14 @@ from collections.abc import Callable, Iterator
 
 from firstlight.ir import dims
 from firstlight.ir.registry import TABLE
-from firstlight.ir.types import BLOCK_FP8, GROUP_FP4, GROUP_INT4, GROUP_INT8, StateType
+from firstlight.ir.types import (
+    BLOCK_FP8,
+    GROUP_FP4,
+    GROUP_INT4,
+    GROUP_INT8,
+    StateType,
+    row_codec,
+)
 from firstlight.targets.conform.cases import Case, f32, i32
 from firstlight.targets.conform.data import (
     constant,
@@ -81,8 +88,10 @@ def _wide() -> Iterator[Case]:
 def _with_states(codec: str, width: int) -> Iterator[Case]:
     """Composites that read and write states of one codec."""
     keys = StateType("entries", width, ratio=4, codec=codec)
+    # turning the query instead of the keys is as good, but for what rounding makes of exact ties
+    equal = () if row_codec(codec).rotated else (ties,)
     yield Case("index_select", (f32(B, S, 4, width), f32(B, S, 4), keys, I32, i32(B, S)),
-               {"k": 4, "scale": 0.25, "head_scale": 0.5}, (plain, ties, zero_rows),
+               {"k": 4, "scale": 0.25, "head_scale": 0.5}, (plain, *equal, zero_rows),
                positions=POSITIONS)
     pairs = 1 if width < 16 else 4
     common = (f32(B, S, 2, width), f32(B, S, width), f32(2), f32(pairs),

@@ -8,7 +8,7 @@ from functools import partial
 from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.target import Override
 from firstlight.ir.core import Op, Value
-from firstlight.ir.types import StateType, TensorType
+from firstlight.ir.types import StateType, TensorType, row_codec
 from firstlight.targets.cpu.kernels import (
     attention,
     compress,
@@ -159,12 +159,15 @@ def _hybrid_attention(name: str, op: Op, tokens: int, lanes: int) -> Kernel | No
         return None
     heads, width = _inner(q)
     state = _state(more[0]) if more else None
+    codecs = (_state(ring).codec, state.codec if state else "f32")
+    if any(row_codec(codec).rotated for codec in codecs):     # a format of index keys
+        return None
     return attention.hybrid_attention(
         name, heads=heads, width=width, window=_state(ring).rows, pairs=_shape(freqs)[0],
         scale=op.attrs["scale"], sink=_codec(sink), entries=("none", "all", "picked")[len(more)],
         ratio=state.ratio if state else 0, capacity=state.rows if state else 0,
         k=_inner(more[1])[0] if len(more) == 2 else 0, tokens=_tokens(op, tokens),
-        codecs=(_state(ring).codec, state.codec if state else "f32"), lanes=lanes)
+        codecs=codecs, lanes=lanes)
 
 
 def _index_select(name: str, op: Op, tokens: int, lanes: int) -> Kernel | None:
