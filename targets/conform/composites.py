@@ -11,7 +11,9 @@ from firstlight.ir.types import (
     GROUP_FP4,
     GROUP_INT4,
     GROUP_INT8,
+    KEYS_FP4,
     StateType,
+    kv_fp8,
     row_codec,
 )
 from firstlight.targets.conform.cases import Case, f32, i32
@@ -24,7 +26,7 @@ from firstlight.targets.conform.data import (
     tiny,
     zero_rows,
 )
-from firstlight.targets.conform.primitives import CODECS, I32, POSITIONS, ROW_CODECS
+from firstlight.targets.conform.primitives import CODECS, I32, POSITIONS
 
 B, S = dims.B, dims.S
 HOSTILE = (plain, zero_rows, outliers)
@@ -81,26 +83,18 @@ def _wide() -> Iterator[Case]:
         yield Case("hyper_head", (given, f32(4, 128), f32(4), f32(1), f32(32)),
                    {"eps": 1e-6, "hc_eps": 1e-6}, HOSTILE)
     yield Case("rms_norm", (f32(B, 1, 64),), {"eps": 1e-6}, small)
-    for codec, width in (("f32", 32), *ROW_CODECS):
+    for codec, width in (("f32", 32), ("bf16", 7), (kv_fp8(16), 80), (KEYS_FP4, 32)):
         yield from _with_states(codec, width)
 
 
 def _with_states(codec: str, width: int) -> Iterator[Case]:
-    """Composites that read and write states of one codec."""
+    """Composites that read and write states of one codec: which of them models keep in it."""
     keys = StateType("entries", width, ratio=4, codec=codec)
-    # turning the query instead of the keys is as good, but for what rounding makes of exact ties
-    equal = () if row_codec(codec).rotated else (ties,)
-    yield Case("index_select", (f32(B, S, 4, width), f32(B, S, 4), keys, I32, i32(B, S)),
-               {"k": 4, "scale": 0.25, "head_scale": 0.5}, (plain, *equal, zero_rows),
-               positions=POSITIONS)
-    pairs = 1 if width < 16 else 4
-    common = (f32(B, S, 2, width), f32(B, S, width), f32(2), f32(pairs),
-              StateType("ring", width, 8, codec=codec), I32, I32)
-    for rest in ((), (keys,), (keys, i32(B, S, 3))):
-        yield Case("hybrid_attention", (*common, *rest), {"scale": 0.125}, (plain, zero_rows),
-                   values={"index": integers(-1, 5)}, positions=POSITIONS)
-    yield Case("hybrid_attention", common, {"scale": 0.125}, positions=(0, 9),
-               values={"sink": constant(1e4)})
+    if codec == KEYS_FP4 or not row_codec(codec).group:
+        yield from _index_select(keys)
+    if codec != KEYS_FP4:
+        yield from _attention(keys)
+    pairs = _pairs(width)
     for overlap in (False, True):
         w = 2 * width if overlap else width
         yield Case("compress", (f32(B, S, w), f32(B, S, w), f32(4, w, codec="bf16"),
@@ -108,6 +102,31 @@ def _with_states(codec: str, width: int) -> Iterator[Case]:
                                 StateType("partial", 2 * w, 8 if overlap else 4, 4), keys, I32,
                                 I32), {"eps": 1e-6, "overlap": overlap}, HOSTILE,
                    positions=POSITIONS)
+
+
+def _index_select(keys: StateType) -> Iterator[Case]:
+    width, codec = keys.width, keys.codec
+    # turning the query instead of the keys is as good, but for what rounding makes of exact ties
+    equal = () if row_codec(codec).rotated else (ties,)
+    yield Case("index_select", (f32(B, S, 4, width), f32(B, S, 4), keys, I32, i32(B, S)),
+               {"k": 4, "scale": 0.25, "head_scale": 0.5}, (plain, *equal, zero_rows),
+               positions=POSITIONS)
+
+
+def _attention(keys: StateType) -> Iterator[Case]:
+    width = keys.width
+    common = (f32(B, S, 2, width), f32(B, S, width), f32(2), f32(_pairs(width)),
+              StateType("ring", width, 8, codec=keys.codec), I32, I32)
+    for rest in ((), (keys,), (keys, i32(B, S, 3))):
+        yield Case("hybrid_attention", (*common, *rest), {"scale": 0.125}, (plain, zero_rows),
+                   values={"index": integers(-1, 5)}, positions=POSITIONS)
+    yield Case("hybrid_attention", common, {"scale": 0.125}, positions=(0, 9),
+               values={"sink": constant(1e4)})
+
+
+def _pairs(width: int) -> int:
+    """Half of the columns that rope turns."""
+    return 1 if width < 16 else 4
 
 
 FAMILIES: dict[str, Callable[[], Iterator[Case]]] = {"examples": _examples, "wide": _wide}

@@ -12,6 +12,7 @@ from firstlight.codegen.kernel import Kernel
 from firstlight.ir.core import Module
 from firstlight.ir.decompose import decompose
 from firstlight.ir.interpreter import run
+from firstlight.ir.rows import decode
 from firstlight.ir.types import StateType
 from firstlight.targets.conform import composites, primitives
 from firstlight.targets.conform.cases import CONTEXT, Case
@@ -68,7 +69,7 @@ def _check(linked: Any, name: str, case: Case, module: Module, decomposed: Modul
 
 def call(linked: Any, name: str, case: Case, operands: Sequence[Operand], module: Module,
          want: Sequence[np.ndarray], tokens: int) -> list[np.ndarray]:
-    """Results of a kernel; state results are the operands' arrays."""
+    """Results of a kernel; state results are what the operands' arrays hold then."""
     memory = [[aligned(a) for a in o.stored] for o in operands]
     states = [m[0] for m, t in zip(memory, case.types, strict=True) if isinstance(t, StateType)]
     results = module["main"].ops[-1].results
@@ -76,4 +77,6 @@ def call(linked: Any, name: str, case: Case, operands: Sequence[Operand], module
             for r, w in zip(results, want, strict=True)]
     new = [o for r, o in zip(results, outs, strict=True) if not isinstance(r.type, StateType)]
     linked(name, [*(a for m in memory for a in m), *new], tokens)
-    return outs
+    return [decode(out, r.type.width, r.type.codec)
+            if isinstance(r.type, StateType) and r.type.codec != "f32" else out
+            for r, out in zip(results, outs, strict=True)]
