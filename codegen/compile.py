@@ -170,7 +170,7 @@ def _refuse_states(fused: Module, target: Target) -> None:
                     "F413", f"target '{target.name}' cannot keep state as {codes}",
                     where=f"{value.loc} in {value.type.codec}",
                     why=f"its kernels read {', '.join(target.capabilities.states)}",
-                    try_="leave kv and index-keys out of --quantize, or --target cpu-x86-64-v3",
+                    try_="leave kv and index-keys out of --quantize, or --target cpu",
                 )
 
 

@@ -65,6 +65,11 @@ class Case:
         """Whether positions are bound by the context."""
         return any(isinstance(t, StateType) for t in self.types)
 
+    @property
+    def coded(self) -> bool:
+        """Whether a state is kept in a codec."""
+        return any(isinstance(t, StateType) and t.codec != "f32" for t in self.types)
+
     def module(self, sizes: Mapping[str, int]) -> Module:
         """A module whose function `main` is this op, with symbols replaced by `sizes`."""
         types = tuple(specialised(t, sizes) for t in self.types)

@@ -32,7 +32,8 @@ def check_oracle(cases: Mapping[str, Sequence[Case]]) -> Iterator[Check]:
         need(package)
     for op, some in cases.items():
         check, errors = Check(op, ORACLE), Errors()
-        for case, (shape, sizes) in itertools.product(some, SHAPES.items()):
+        plain = [case for case in some if not case.coded]     # its states are float32
+        for case, (shape, sizes) in itertools.product(plain, SHAPES.items()):
             try:
                 check.problems += _disagreements(case, shape, sizes, errors)
             except Exception as error:      # whatever the other engine raises is an answer, too

@@ -13,10 +13,21 @@ from firstlight.passes import run_pipeline
 from firstlight.passes.canonicalize import Canonicalize
 from firstlight.passes.fuse import fuse
 from firstlight.passes.match import patterns
-from support.modules import COMPOSITES, anonymous, composite, difference, pieces, shapes, swap
+from support.modules import (
+    COMPOSITES,
+    RECOGNISED,
+    anonymous,
+    composite,
+    difference,
+    pieces,
+    shapes,
+    swap,
+)
+
+FUSED = [(name, example) for name, example in COMPOSITES if name in RECOGNISED]
 
 
-@pytest.mark.parametrize(("name", "example"), COMPOSITES)
+@pytest.mark.parametrize(("name", "example"), FUSED)
 def test_fusing_undoes_decomposing(name: str, example: int) -> None:
     before = pieces(name, example)
     after = run_pipeline(before)
@@ -25,7 +36,7 @@ def test_fusing_undoes_decomposing(name: str, example: int) -> None:
     assert difference(before, after) <= 1e-5
 
 
-@pytest.mark.parametrize(("name", "example"), COMPOSITES)
+@pytest.mark.parametrize(("name", "example"), FUSED)
 def test_names_locs_and_operand_order_play_no_part(name: str, example: int) -> None:
     for seed in range(4):
         after = run_pipeline(anonymous(swap(pieces(name, example), seed)))

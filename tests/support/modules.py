@@ -19,10 +19,13 @@ from firstlight.ir.registry import TABLE
 from firstlight.ir.rewriter import Rewriter
 from firstlight.ir.types import StateType, TensorType
 from firstlight.passes import run_pipeline
+from firstlight.passes.fuse import FusionPass
 
 SIZES = {"B": 2, "S": 7, "C": 40}
 COMPOSITES = [(info.name, i) for info in TABLE.values() if info.composite
               for i in range(len(info.examples))]
+RECOGNISED = {"linears", *(rule for kind in FusionPass.__subclasses__() for rule in kind.rules)}
+"""Composites that passes find by their decomposition; `quantize` writes the other."""
 Change = Callable[[Op, Rewriter], "tuple[Value, ...] | None"]
 
 
