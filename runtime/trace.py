@@ -123,8 +123,9 @@ class Tracer:
         if state is not None:
             rows = state.used_rows(end)
             raw = context.read_state(state.offset, state.row_bytes * rows)
-            rows_of: Array = raw.view(np.float32) if state.codec == "f32" else raw
-            return rows_of.reshape(rows, -1).copy()
+            if state.codec == "f32":
+                return raw.view(np.float32).reshape(rows, state.width).copy()
+            return raw.reshape(rows, state.row_bytes).copy()
         dtype, shape = _DTYPES[result.dtype], tuple(value(d, count) for d in result.shape)
         nbytes = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
         values = context.arena(int(result.word[2:]), nbytes).view(dtype)
