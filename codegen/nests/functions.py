@@ -63,6 +63,14 @@ def popcount(x: Node) -> Node:
     return x
 
 
+def series(x: Node, terms: tuple[float, ...]) -> Node:
+    """terms[0] + terms[1] x + terms[2] x**2 + ..."""
+    total = _real(terms[-1])
+    for term in reversed(terms[:-1]):
+        total = _f("add", _f("mul", total, x), _real(term))
+    return total
+
+
 def _turn(x: Node, ahead: int) -> Node:
     """The sine `ahead` quarter turns further on.
 
@@ -78,8 +86,8 @@ def _turn(x: Node, ahead: int) -> Node:
             rest = _f("sub", rest, _f("mul", some, _real(part)))
     rest = _f("sub", rest, _f("mul", count, _real(last)))
     square = _f("mul", rest, rest)
-    odd = _f("add", rest, _f("mul", _f("mul", rest, square), _series(square, SINE)))
-    even = _f("add", _f("mul", square, _series(square, COSINE)), _real(1.0))
+    odd = _f("add", rest, _f("mul", _f("mul", rest, square), series(square, SINE)))
+    even = _f("add", _f("mul", square, series(square, COSINE)), _real(1.0))
     quarter = _i("and", _i("add", make("cast", WHOLE, count), const(ahead)), const(3))
     swap = make("ne", "bool", _i("and", quarter, const(1)), const(0))
     back = make("ge", "bool", quarter, const(2))
@@ -95,10 +103,3 @@ def _parts(value: float) -> list[float]:
         found.append(math.floor(value / unit) * unit)
         value -= found[-1]
     return [*found, value]
-
-
-def _series(x: Node, terms: tuple[float, ...]) -> Node:
-    total = _real(terms[-1])
-    for term in reversed(terms[:-1]):
-        total = _f("add", _f("mul", total, x), _real(term))
-    return total

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from firstlight.codegen.nests.nodes import INTEGERS, Node, const, make, rebuild
+from firstlight.codegen.nests import functions
+from firstlight.codegen.nests.functions import COSINE, SINE, series
+from firstlight.codegen.nests.nodes import Node, const, make, rebuild
 from firstlight.targets.cambricon.codes import coded
 
 REAL, WHOLE = "float32", "int32"
@@ -21,8 +23,6 @@ ROUND = 1.5 * 2.0**23
 """A float to which anything small is added exactly as far as its whole part, ties to even."""
 QUARTER = (1.5703125, 4.837512969970703e-4, 7.549533620476723e-8, 2.5633440682570896e-12)
 """Half of pi in parts whose products with whole numbers below 2^13 are exact, the last one not."""
-SINE = (-1 / 6, 1 / 120, -1 / 5040, 1 / 362880)
-COSINE = (-1 / 2, 1 / 24, -1 / 720, 1 / 40320)
 WIDE_SHIFT = 31
 
 
@@ -97,8 +97,9 @@ class Legal:
             return lambda a, b: self.shifted(node.op, node.dtype, a, b)
         if node.op == "div" and real:
             return self.reciprocal if not self.division else None
-        return {"exp": exp, "log": log, "log1p": log1p, "tanh": tanh, "popcount": popcount,
-                "cos": cos, "sin": sin, "nearbyint": nearbyint}.get(node.op)
+        return {"exp": exp, "log": log, "log1p": lambda x: functions.log1p(x, log), "tanh": tanh,
+                "popcount": functions.popcount, "cos": cos, "sin": sin,
+                "nearbyint": nearbyint}.get(node.op)
 
     def reciprocal(self, a: Node, b: Node) -> Node:
         """a / b without division: a product with 1 / b, then once more with what is left."""
@@ -205,15 +206,6 @@ def log(x: Node) -> Node:
     return _f("mul", _f("log2", x), _real(math.log(2.0)))
 
 
-def log1p(x: Node) -> Node:
-    """log(1 + x), for small x too."""
-    whole = _f("add", x, _real(1.0))
-    got = _f("sub", whole, _real(1.0))
-    flat = make("eq", "bool", got, _real(0.0))
-    share = _f("div", x, make("select", REAL, flat, _real(1.0), got))
-    return make("select", REAL, flat, x, _f("mul", log(whole), share))
-
-
 def tanh(x: Node) -> Node:
     """(1 - t) / (1 + t) with the sign of x, where t = exp(-2 |x|)."""
     t = exp(_f("mul", _f("fabs", x), _real(-2.0)))
@@ -243,27 +235,10 @@ def _turn(x: Node, ahead: int) -> Node:
     for part in QUARTER:
         rest = _f("sub", rest, _f("mul", count, _real(part)))
     square = _f("mul", rest, rest)
-    odd = _f("add", rest, _f("mul", _f("mul", rest, square), _series(square, SINE)))
-    even = _f("add", _f("mul", square, _series(square, COSINE)), _real(1.0))
+    odd = _f("add", rest, _f("mul", _f("mul", rest, square), series(square, SINE)))
+    even = _f("add", _f("mul", square, series(square, COSINE)), _real(1.0))
     quarter = _i("and", _i("add", make("cast", WHOLE, count), const(ahead)), const(3))
     swap = make("ne", "bool", _i("and", quarter, const(1)), const(0))
     back = make("ge", "bool", quarter, const(2))
     size = make("select", REAL, swap, even, odd)
     return make("select", REAL, back, _f("sub", _real(0.0), size), size)
-
-
-def _series(x: Node, terms: tuple[float, ...]) -> Node:
-    total = _real(terms[-1])
-    for term in reversed(terms[:-1]):
-        total = _f("add", _f("mul", total, x), _real(term))
-    return total
-
-
-def popcount(x: Node) -> Node:
-    """Number of ones of a non-negative int32: sums of neighbours, twice as wide each time."""
-    x = make("cast", WHOLE, x) if x.dtype not in INTEGERS else x
-    for mask, by in ((0x55555555, 1), (0x33333333, 2), (0x0F0F0F0F, 4), (0x00FF00FF, 8),
-                     (0x0000FFFF, 16)):
-        high = _i("shr", x, const(by))
-        x = _i("add", _i("and", x, const(mask)), _i("and", high, const(mask)))
-    return x
