@@ -52,8 +52,7 @@ class OpenClDriver:
     def load(self, path: Path, entries: Sequence[str]) -> Mapping[str, Function]:
         """The kernels of a source: (program, name), from which each session makes its own."""
         try:
-            program = self.cl.Program(self.context, path.read_text("utf-8"))
-            program.build(options=list(OPTIONS))
+            program = self._built(path.read_text("utf-8"))
             names = set(program.kernel_names.split(";"))
         except (self.cl.Error, UnicodeDecodeError) as error:
             raise _refused(path, self.device.name, str(error)) from error
@@ -61,6 +60,17 @@ class OpenClDriver:
         if missing:
             raise malformed(path, f"the code has no kernel {missing[0]}")
         return {name: (program, name) for name in entries}
+
+    def check(self) -> None:
+        """Raise F517 if the compiler compiles nothing, as PoCL's on a CPU that is newer than
+        its LLVM."""
+        try:
+            self._built("__kernel void nothing(void) {}")
+        except self.cl.Error as error:
+            raise _refused(Path("an empty kernel"), self.device.name, str(error)) from error
+
+    def _built(self, text: str) -> Any:
+        return self.cl.Program(self.context, text).build(options=list(OPTIONS))
 
     def queue(self) -> OpenClQueue:
         """A new queue, in order."""
@@ -216,5 +226,5 @@ def _refused(path: Path, device: str, log: str) -> FirstlightError:
         "the device's compiler refuses the code",
         where=f"{path}, {device}",
         why=log.strip() or "it gave no reason",
-        try_="compile the checkpoint again, or update the device's driver",
+        try_="update the device's driver, choose another device by PYOPENCL_CTX, or compile again",
     )

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from firstlight.codegen.nests.attention import load
 from firstlight.codegen.nests.nodes import Node, const, make, var
-from firstlight.codegen.nests.program import Axis, Memory
+from firstlight.codegen.nests.program import Axis
 from firstlight.targets.ascend.text import Value, tensor
 
 if TYPE_CHECKING:
@@ -196,11 +197,6 @@ class Blocks:
         name = self.out.op(f"linalg.reduce {{{op}}} ins({x.name} : {x.type}) outs({start} : "
                            f"{type_}) dimensions = [1]")
         return Value(name, "float32", x.axes[:1], x.sizes[:1])
-
-
-def load(memory: Memory, index: Node) -> Node:
-    """An element of a memory."""
-    return make("load", memory.dtype, memory.name, index)
 
 
 def _add(*nodes: Node) -> Node:

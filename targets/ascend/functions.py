@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from firstlight.codegen.nests.effects import nodes
 from firstlight.codegen.nests.nodes import Node, const, make, walk
 from firstlight.codegen.nests.program import (
     WIDTHS,
@@ -19,7 +20,6 @@ from firstlight.codegen.nests.program import (
 )
 from firstlight.codegen.nests.schedule import Tile, tiles
 from firstlight.targets.ascend.attention import Attention
-from firstlight.targets.ascend.fuse import nodes
 from firstlight.targets.ascend.products import Product, masked
 from firstlight.targets.ascend.selection import select
 from firstlight.targets.ascend.text import TYPES, Value, Writer

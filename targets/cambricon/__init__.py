@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from firstlight.codegen.kernel import Kernel
-from firstlight.codegen.target import Option, Source, Target, Tool
+from firstlight.codegen.target import Option, Override, Source, Target, Tool
 from firstlight.passes.capabilities import Capabilities, MemorySpace
 from firstlight.targets.cambricon.chips import CHIPS, RESERVED, Chip
 
@@ -74,6 +74,12 @@ def _emulate(chip: Chip, how: How, kernels: Mapping[str, Kernel], scratch: Path)
     return BangExecutor(chip, sources, scratch)
 
 
+def _overrides() -> Mapping[str, Override]:
+    from firstlight.targets.cambricon.attention import hybrid_attention
+
+    return {"hybrid_attention": hybrid_attention}
+
+
 def _tools() -> tuple[Tool, ...]:
     import shutil
 
@@ -104,6 +110,7 @@ def _target(chip: Chip, chosen: Mapping[str, str]) -> Target:
         emulate=partial(_emulate, chip, how),
         launcher="cnrt",
         options=options(chip),
+        overrides=_overrides,
         configured=partial(_target, chip),
         tools=_tools,
     )

@@ -34,7 +34,7 @@ def _loads(node: Node) -> Iterator[Node]:
 
 def narrowed(product: Product, x: Value, most: int, count: Size) -> Value:
     """A float32 tile as bf16, rounded to the nearest."""
-    to = product.room(most, "bfloat16")
+    to = product.values(()).place(most, "bfloat16")
     product.out.call("__bang_float2bfloat16_rn", to.text, x.text, count)
     return to
 
@@ -51,7 +51,7 @@ def parts(product: Product, x: Value, most: int, count: Size) -> Iterator[Value]
         part = narrowed(product, x, most, count)
         yield part
         if number + 1 < PARTS:
-            upper, rest = (product.room(most, "float32") for _ in range(2))
+            upper, rest = (product.values(()).place(most, "float32") for _ in range(2))
             out.call("__bang_bfloat162float", upper.text, part.text, count)
             out.call("__bang_sub", rest.text, x.text, upper.text, count)
             for held in (upper, x):

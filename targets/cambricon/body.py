@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
+from firstlight.codegen.nests.attention import Attention
 from firstlight.codegen.nests.nodes import Node
 from firstlight.codegen.nests.program import Axis, Nest, Program, Repeat, Selection, Step
 from firstlight.codegen.nests.schedule import Tile, tiles
@@ -82,6 +83,11 @@ class Body:
             from firstlight.targets.cambricon.by_group import ByGroup
 
             ByGroup(self, step).write()
+            return
+        if isinstance(step, Attention):
+            from firstlight.targets.cambricon.attention import Blocks
+
+            Blocks(self, step).write()
             return
         for tile in tiles(step, self.budget, self.matrix, joined=True):
             self.tile(tile)

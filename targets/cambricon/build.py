@@ -53,15 +53,16 @@ def together(texts: Mapping[str, str]) -> str:
         used: dict[str, int] = {}
         for memory, kind, array, size in re.findall(
                 rf"^(__\w+__) (\w+) {name}_(\w+)\[(\d+)\];$", text, re.M):
-            declared = f"{memory} {kind}"
+            # no place inside of a matrix in WRAM is known: there each array is one of its own
+            shared = array if memory == "__wram__" else memory.strip("_")
+            declared = f"{memory} {kind} firstlight_{shared}"
             at = used.get(declared, 0)
-            place = f"firstlight_{memory.strip('_')}" + f" + {at}" * (at > 0)
+            place = f"firstlight_{shared}" + f" + {at}" * (at > 0)
             lines.append(f"#define {name}_{array} ({place})")
             used[declared] = at + int(size)
         for declared, size in used.items():
             most[declared] = max(most.get(declared, 0), size)
-    arrays = [f"{declared} firstlight_{declared.split()[0].strip('_')}[{size}];"
-              for declared, size in sorted(most.items())]
+    arrays = [f"{declared}[{size}];" for declared, size in sorted(most.items())]
     return "\n".join(["#define FIRSTLIGHT_TOGETHER", "#include <bang.h>", *arrays, *lines,
                       *(f'#include "{name}.mlu"' for name in texts), ""])
 

@@ -10,6 +10,7 @@ from firstlight.codegen.nests.nodes import Node, const, make
 from firstlight.codegen.nests.program import Memory, Program, Repeat, Step, program
 from firstlight.codegen.target import Source
 from firstlight.runtime.errors import FirstlightError
+from firstlight.targets.cambricon.attention import fused
 from firstlight.targets.cambricon.body import Body
 from firstlight.targets.cambricon.chips import RESERVED, Chip
 from firstlight.targets.cambricon.codes import Tables, fill
@@ -41,7 +42,7 @@ def source(chip: Chip, kernel: Kernel, matrix: bool = True, clusters: int = 1,
 
     Raises F405 for TIR that generic kernels do not have, F408 if no tile is small enough.
     """
-    steps = program(kernel)
+    steps = fused(kernel, program(kernel)) if matrix else program(kernel)
     names = [name for name, _ in steps.pointers]
     names = [f"{name}_{i}" if names.count(name) > 1 else name for i, name in enumerate(names)]
     for budget in BUDGETS:
@@ -101,7 +102,8 @@ def _function(steps: Program, names: Sequence[str], chip: Chip, writer: Writer, 
         *[f"__nram__ uint8_t {name}_nram[{writer.nram.most}];"] * bool(writer.nram.most),
         *[f"__nram__ uint8_t {name}_tables[{writer.tables}];"] * bool(writer.tables),
         *[f"__mlu_shared__ uint8_t {name}_sram[{writer.sram}];"] * bool(writer.sram),
-        *[f"__wram__ float {name}_wram[{writer.wram // 4}];"] * bool(writer.wram), "#endif", "",
+        *[f"__wram__ float {name}_{array}[{size // 4}];" for array, size in writer.arrays.items()],
+        "#endif", "",
         f'extern "C" __mlu_global__ void {name}({parameters}) {{', *writer.lines, "}", "",
         f"int64_t {name}_workspace(int64_t S) {{", f"    return {_host(end)};", "}", "",
         "#ifdef FIRSTLIGHT_LAUNCHERS", "#include <cnrt.h>",

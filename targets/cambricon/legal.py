@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from firstlight.codegen.nests import functions
-from firstlight.codegen.nests.functions import COSINE, SINE, series
 from firstlight.codegen.nests.nodes import Node, const, make, rebuild
 from firstlight.targets.cambricon.codes import coded
 
@@ -21,8 +20,6 @@ HALF_BITS = ~0xFFF
 """Keeps the upper twelve bits of a float's fraction: products of such halves are exact."""
 ROUND = 1.5 * 2.0**23
 """A float to which anything small is added exactly as far as its whole part, ties to even."""
-QUARTER = (1.5703125, 4.837512969970703e-4, 7.549533620476723e-8, 2.5633440682570896e-12)
-"""Half of pi in parts whose products with whole numbers below 2^13 are exact, the last one not."""
 WIDE_SHIFT = 31
 
 
@@ -98,7 +95,7 @@ class Legal:
         if node.op == "div" and real:
             return self.reciprocal if not self.division else None
         return {"exp": exp, "log": log, "log1p": lambda x: functions.log1p(x, log), "tanh": tanh,
-                "popcount": functions.popcount, "cos": cos, "sin": sin,
+                "popcount": functions.popcount, "cos": functions.cos, "sin": functions.sin,
                 "nearbyint": nearbyint}.get(node.op)
 
     def reciprocal(self, a: Node, b: Node) -> Node:
@@ -217,28 +214,3 @@ def tanh(x: Node) -> Node:
 def nearbyint(x: Node) -> Node:
     """The nearest whole number of a small one, ties to even."""
     return _f("sub", _f("add", x, _real(ROUND)), _real(ROUND))
-
-
-def cos(x: Node) -> Node:
-    """The cosine: a quarter of a turn before the sine."""
-    return _turn(x, 1)
-
-
-def sin(x: Node) -> Node:
-    """The sine, for angles of some ten thousand radians."""
-    return _turn(x, 0)
-
-
-def _turn(x: Node, ahead: int) -> Node:
-    count = nearbyint(_f("mul", x, _real(2 / math.pi)))
-    rest = x
-    for part in QUARTER:
-        rest = _f("sub", rest, _f("mul", count, _real(part)))
-    square = _f("mul", rest, rest)
-    odd = _f("add", rest, _f("mul", _f("mul", rest, square), series(square, SINE)))
-    even = _f("add", _f("mul", square, series(square, COSINE)), _real(1.0))
-    quarter = _i("and", _i("add", make("cast", WHOLE, count), const(ahead)), const(3))
-    swap = make("ne", "bool", _i("and", quarter, const(1)), const(0))
-    back = make("ge", "bool", quarter, const(2))
-    size = make("select", REAL, swap, even, odd)
-    return make("select", REAL, back, _f("sub", _real(0.0), size), size)

@@ -15,7 +15,7 @@ from firstlight.codegen.nests.schedule import Tile
 from firstlight.targets.cambricon import reductions
 from firstlight.targets.cambricon.bf16 import exact, narrowed, parts
 from firstlight.targets.cambricon.text import TYPES, WIDTHS, Size, times
-from firstlight.targets.cambricon.tiles import Held, Value
+from firstlight.targets.cambricon.tiles import Value
 from firstlight.targets.cambricon.values import Values
 
 if TYPE_CHECKING:
@@ -100,20 +100,13 @@ class Product:
         wide = -(-(self.columns.length or 1) // COLUMNS) * COLUMNS
         give, size = self.values(()).give, wide * depth
         b = self.padded(b, self.body.extents[self.columns.name], wide, have, depth)
-        wram = f"{self.out.where}_wram"
+        wram = self.out.matrix(size * WIDTHS[kind])
         if kind != "float32":
             b, old = narrowed(self, b, size, size), b
             give(old)
             array, wram = wram, self.out.fresh("w")
             self.out.line(f"{TYPES[kind]} *{wram} = ({TYPES[kind]} *){array};")
-        turned, nbytes = self.room(size, kind), size * WIDTHS[kind]
-        self.out.call("__bang_reshape_filter", turned.text, b.text, wide, 1, 1, depth)
-        give(b)
-        self.out.wram = max(self.out.wram, nbytes)
-        self.out.line("__sync_compute();")
-        self.out.call("__memcpy_async", wram, turned.text, nbytes, "NRAM2WRAM")
-        self.out.line("__sync_move();")
-        give(turned)
+        to_wram(self.values(()), b, wram, wide, depth)
         return wram
 
     def matrix(self, node: Node, axes: tuple[Axis, ...], at: dict[str, str],
@@ -131,7 +124,7 @@ class Product:
         if have == depth and storage == rows:
             return x
         most = storage if isinstance(storage, int) else self.rows.length or 1 if self.rows else 1
-        to = self.room(most * depth)
+        to = self.values(()).place(most * depth)
         if have == depth:
             self.out.call("__bang_move", to.text, x.text, times(4, depth, rows))
         else:
@@ -140,10 +133,18 @@ class Product:
         self.values(()).give(x)
         return to
 
-    def room(self, count: int, kind: str = "float32") -> Value:
-        """A place for so many numbers."""
-        room = self.out.nram.take(count * WIDTHS[kind])
-        return Value(self.out.pointer(kind, room), kind, ("matrix",), Held(room, 1))
+
+def to_wram(values: Values, x: Value, wram: str, rows: int, depth: int) -> None:
+    """A matrix [rows, depth] to WRAM, by the only way that is known to be right; x's place is given
+    back. `rows` is a multiple of `COLUMNS`, a row of `ROW` bytes."""
+    out, count = values.out, rows * depth
+    turned = values.place(count, x.dtype)
+    out.call("__bang_reshape_filter", turned.text, x.text, rows, 1, 1, depth)
+    values.give(x)
+    out.line("__sync_compute();")
+    out.call("__memcpy_async", wram, turned.text, count * WIDTHS[x.dtype], "NRAM2WRAM")
+    out.line("__sync_move();")
+    values.give(turned)
 
 
 @dataclass(frozen=True)

@@ -107,9 +107,20 @@ class Writer:
     depth: int = 1
     count: int = 0
     nram: Nram = field(default_factory=Nram)
-    wram: int = 0
+    arrays: dict[str, int] = field(default_factory=dict)
     tables: int = 0
     sram: int = 0
+
+    @property
+    def wram(self) -> int:
+        """Bytes of all arrays there."""
+        return sum(self.arrays.values())
+
+    def matrix(self, nbytes: int, array: str = "wram") -> str:
+        """The name of an array in WRAM, of so many bytes at least. It holds one matrix at a time:
+        where a part of one lies is not known."""
+        self.arrays[array] = max(self.arrays.get(array, 0), nbytes)
+        return f"{self.where}_{array}"
 
     def line(self, text: str) -> None:
         """A line at the current depth."""

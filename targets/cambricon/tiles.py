@@ -64,6 +64,11 @@ class Tiles:
         room = self.out.nram.take(self.most(axes) * WIDTHS[element])
         return Value(self.out.pointer(element, room), dtype, axes, Held(room, 1))
 
+    def place(self, count: int, kind: str = "float32") -> Value:
+        """Room for so many numbers that are no tile of these axes."""
+        room = self.out.nram.take(count * WIDTHS[kind])
+        return Value(self.out.pointer(kind, room), kind, ("place",), Held(room, 1))
+
     def give(self, value: Value) -> None:
         """One value less lives at a place."""
         if value.held is not None:

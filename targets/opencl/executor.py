@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 
 ASK = """
 from firstlight.runtime.launchers.opencl import OpenClDriver
-print(OpenClDriver("this machine").device.name)
+driver = OpenClDriver("this machine")
+driver.check()
+print(driver.device.name)
 """
 
 
 def device_name() -> str | None:
-    """The device that the launcher would use; None where there is none.
+    """The device that the launcher would use; None where there is none that works.
 
     A process of its own is asked: where a driver has been used, its threads are missing in all
     processes that are forked later, and that is how kernels are tried.
@@ -41,6 +43,7 @@ def executor(schedule: Callable[[str], Scheduled], folder: Path) -> DeviceExecut
     """
     try:
         driver = OpenClDriver("this machine")
+        driver.check()
     except FirstlightError:
         return None
 

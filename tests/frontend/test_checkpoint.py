@@ -412,8 +412,11 @@ def test_full_size_opens_fast_and_small(tmp_path: Path, config: dict, tensors: i
 COMMAND = f"""
 import re, sys
 from firstlight.cli import run_command_line
+if "compile" in sys.argv:
+    import tvm      # most of its pages are a file's, and how many are read is the system's choice
+before = {PEAK}
 status = run_command_line([*sys.argv[1:], "--json"])
-print({PEAK}, file=sys.stderr)
+print({PEAK} - before, file=sys.stderr)
 sys.exit(status)
 """
 
@@ -426,7 +429,7 @@ def test_full_size_is_inspected_and_planned_fast_and_small(tmp_path: Path, confi
         done = subprocess.run([sys.executable, "-c", COMMAND, *command, str(tmp_path)], check=True,
                               text=True, capture_output=True, cwd=tmp_path)
         assert time.monotonic() - start < 30                     # 1 to 5 s on a quiet machine
-        assert float(done.stderr) < 500
+        assert float(done.stderr) < 250
         document = json.loads(done.stdout)
         weights = document.get("weight_bytes") or sum(row["bytes"] for row in document["codecs"])
         assert 0.9 * total < weights < total                     # all but MTP

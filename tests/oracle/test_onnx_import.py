@@ -12,6 +12,7 @@ from firstlight.codegen.compile import CompileOptions  # noqa: E402
 from firstlight.onnx_compiler import compile_onnx  # noqa: E402
 from firstlight.runtime import load  # noqa: E402
 from support.onnx_exports import EXPORTS  # noqa: E402
+from support.simt import needs_opencl  # noqa: E402
 
 LIMIT = 1e-4
 
@@ -61,7 +62,7 @@ def test_sizes_fixed(exported, tmp_path):
 
 @pytest.mark.slow
 def test_through_opencl(exported, tmp_path):
-    pytest.importorskip("pyopencl", reason="needs the [opencl] extra")
+    needs_opencl()
     export, path = exported
     with compiled(path, tmp_path / "out", export.sizes.values(), "opencl") as model:
         check(model, path, export.feeds())

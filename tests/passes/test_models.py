@@ -87,7 +87,7 @@ def test_all_is_found_and_means_the_same(tmp_path: Path, seed: int) -> None:
     assert found == RECOGNISED
     assert {name for name in census(after) if not TABLE[name].composite} <= GLUE
     assert {k: v for f in after for k, v in census(f).items() if k == "compress"} == {"compress": 1}
-    assert difference(before, after, "prefill" if seed % 2 else "score") <= 1e-5
+    assert difference(before, after, "prefill" if seed % 2 else "score") <= 2e-5
 
 
 def test_released_numerics_fuse_as_far_as_they_are_the_same(tmp_path: Path) -> None:

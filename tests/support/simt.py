@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from firstlight.codegen.generic import generic_kernel
 from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.simt import Scheduled, scheduled
-from firstlight.codegen.target import Executor
+from firstlight.codegen.target import Executor, Tool
 from firstlight.ir.core import Module
 from firstlight.passes.capabilities import Capabilities, MemorySpace, Threads
 from firstlight.targets import find
@@ -28,13 +29,26 @@ def generic(name: str, module: Module) -> Kernel:
     return generic_kernel(name, module["main"].ops[-1], module)
 
 
+def needs_opencl() -> None:
+    """Skip the test where no OpenCL device works."""
+    tool = _device()
+    if tool.found is None:
+        pytest.skip(f"needs an OpenCL device that works: {tool.get}")
+
+
+@cache
+def _device() -> Tool:
+    (tool,) = find("opencl").tools()
+    return tool
+
+
 def executor(folder: Path, *launches: Scheduled) -> Executor:
     """What runs them; the test is skipped where nothing does."""
+    needs_opencl()
     target = find("opencl")
     scratch = Path(tempfile.mkdtemp(dir=folder))
     made = target.execute({one.name: one for one in launches}.__getitem__, scratch)
-    if made is None:
-        pytest.skip(f"needs an OpenCL device: {target.tools()[0].get}")
+    assert made is not None
     return made
 
 

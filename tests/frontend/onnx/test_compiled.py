@@ -23,6 +23,7 @@ from firstlight.runtime.graph import GraphModel  # noqa: E402
 from firstlight.runtime.manifest import read_manifest, verify_artifact  # noqa: E402
 from firstlight.runtime.program import read_program  # noqa: E402
 from firstlight.targets.conform.engine import ExecutorEngine  # noqa: E402
+from support.simt import needs_opencl  # noqa: E402
 
 LIMIT = 1e-4
 WEIGHTS = np.random.default_rng(5).standard_normal((3, 32, 32)).astype(np.float32) * 0.2
@@ -156,7 +157,7 @@ def test_the_same_file_gives_the_same_bytes(opened, path, tmp_path):
 
 
 def test_through_opencl(path, tmp_path):
-    pytest.importorskip("pyopencl", reason="needs the [opencl] extra")
+    needs_opencl()
     compile_onnx(path, tmp_path / "out", CompileOptions(target="opencl"), {"b": "1", "n": "..8"})
     with load(tmp_path / "out") as model:
         for n in (8, 3):

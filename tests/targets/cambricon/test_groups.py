@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,13 +19,13 @@ from firstlight.runtime.errors import FirstlightError
 from firstlight.targets.cambricon.bang_library import compilers
 from firstlight.targets.cambricon.chips import CHIPS
 from firstlight.targets.cambricon.emit import source
-from firstlight.targets.cambricon.executor import BangExecutor
 from firstlight.targets.cambricon.fault_sweep import Trying, sweep
 from firstlight.targets.cambricon.lint import broken
 from firstlight.targets.conform.cases import Case, f32, i32
 from firstlight.targets.conform.data import outliers
 from firstlight.targets.conform.execute import Run
 from firstlight.targets.conform.units import Unit, units
+from support.bang_runs import Counting, text
 
 TARGET = targets.find("cambricon-mlu590")
 MLU370, MLU590 = CHIPS
@@ -50,23 +50,6 @@ def product(codec: str, inner: int = 192, columns: int = 70) -> Case:
 def unit(case: Case, shape: str = "prefill") -> Unit:
     """The case's kernel."""
     return next(u for u in units(TARGET, {case.op: [case]}) if u.shape == shape)
-
-
-def text(made: Source) -> str:
-    """A kernel's file."""
-    return made.files[f"{made.entry}.mlu"].decode()
-
-
-class Counting(BangExecutor):
-    """Keeps what a launch moved."""
-
-    moved: Mapping[str, int]
-
-    def run(self, symbol: str, buffers: Sequence[Array], tokens: int) -> None:
-        """See `Executor.run`."""
-        done = self.outcome(symbol, buffers, tokens, self.settings)
-        assert done.problem == ""
-        self.moved = done.moved
 
 
 def launched(one: Unit, made: Source, tokens: int, folder: Path, index: Array | None = None,

@@ -20,6 +20,7 @@ from firstlight.runtime.errors import FirstlightError
 from firstlight.runtime.model import Model
 from firstlight.targets.cuda import CAPABILITIES, toolchain
 from support.fake_libcuda import Executor, Fake
+from support.simt import needs_opencl
 
 pytestmark = pytest.mark.slow
 
@@ -56,6 +57,7 @@ def model(machine: Fake, compiled: tuple[Path, Path]) -> Iterator[Model]:
 
 def by_opencl(machine: Fake, text: str) -> Callable[..., None]:
     """Runs a kernel on the fake's memory, which is the host's."""
+    needs_opencl()
     cl = pytest.importorskip("pyopencl")
     context = cl.create_some_context(interactive=False)
     queue = cl.CommandQueue(context)
