@@ -15,6 +15,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/stamp
 
+# Two at a time, each a whole file: kernels are compiled on one core for the most part.
+JOBS ?= 2
+PYTEST := $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
+
 DEMO := build/tiny-v4
 CHIPS := cpu cpu-aarch64 cpu-riscv64
 PROMPT := 'The :mod:`json` module provides'
@@ -29,13 +33,13 @@ $(DEMO)-%/manifest.json: $(STAMP)/compile $(SOURCES)
 	$(BIN)/firstlight compile examples/tiny-v4/checkpoint --target $* -o $(@D) --force
 
 test: $(STAMP)/test
-	$(BIN)/python -m pytest -q -m 'not slow and not chip' --ignore=tests/oracle
+	$(PYTEST) -m 'not slow and not chip' --ignore=tests/oracle
 
 slow: $(STAMP)/test
-	$(BIN)/python -m pytest -q -m 'slow or chip' --ignore=tests/oracle -rs
+	$(PYTEST) -m 'slow or chip' --ignore=tests/oracle -rs
 
 oracle: $(STAMP)/oracle
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/oracle
+	OMP_NUM_THREADS=1 $(PYTEST) tests/oracle
 
 # qemu-user runs programs of other CPUs; what is there already is left alone.
 chip-tools:

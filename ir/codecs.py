@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -138,24 +139,41 @@ def _encode(x: F32, mantissa: int, bias: int, top: int, nan: int) -> U8:
     return signed
 
 
+def _nearest_whole(low: int, high: int, x: F32) -> F32:
+    return np.clip(np.rint(x, out=x), low, high, out=x)
+
+
+def _nearest_e2m1(x: F32) -> F32:
+    """Steps of 0.5 below 2, of 1 below 4, of 2 up to 6: what is a tie, is one of codes, too."""
+    np.clip(x, -E2M1_MAX, E2M1_MAX, out=x)
+    size = np.abs(x)
+    step = np.float32(0.5) * (1 + (size >= 2) + 2 * (size >= 4)).astype(np.float32)
+    return np.multiply(np.rint(np.divide(x, step, out=x), out=x), step, out=x)
+
+
 @dataclass(frozen=True)
 class Grouped:
     """The number formats of a codec whose groups of columns share a scale.
 
-    `top` is the magnitude that the largest value of a group becomes, without a search.
+    `nearest` is ``decode(encode(x))``, in the place of x. `top` is the magnitude that the largest
+    value of a group becomes, without a search.
     """
 
     decode: Callable[[U8], F32]
     encode: Callable[[F32], U8]
+    nearest: Callable[[F32], F32]
     top: float
     decode_scale: Callable[[NDArray[Any]], F32]
     encode_scale: Callable[[F32], NDArray[Any]]
 
 
 GROUPED = {
-    GROUP_FP4: Grouped(decode_e2m1, encode_e2m1, E2M1_MAX, decode_e8m0, encode_e8m0),
-    GROUP_INT8: Grouped(decode_int8, encode_int8, 127.0, decode_bf16, encode_bf16),
-    GROUP_INT4: Grouped(decode_int4, encode_int4, 7.0, decode_bf16, encode_bf16),
+    GROUP_FP4: Grouped(decode_e2m1, encode_e2m1, _nearest_e2m1, E2M1_MAX, decode_e8m0,
+                       encode_e8m0),
+    GROUP_INT8: Grouped(decode_int8, encode_int8, partial(_nearest_whole, -127, 127), 127.0,
+                        decode_bf16, encode_bf16),
+    GROUP_INT4: Grouped(decode_int4, encode_int4, partial(_nearest_whole, -8, 7), 7.0,
+                        decode_bf16, encode_bf16),
 }
 
 

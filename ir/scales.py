@@ -14,6 +14,8 @@ SHRINK = tuple(1 - i / 48 for i in range(13))
 """Fractions of the scale that clips nothing. Four-bit groups of 32 rarely gain below three
 quarters: what is clipped then costs more than the finer steps save."""
 LEAST = np.float32(1e-30)
+CACHED = 1 << 15
+"""Values that are searched together: they and what is computed of them stay in a core's cache."""
 
 
 def quantize(w: F32, codec: str, importance: F32 | None = None,
@@ -26,26 +28,35 @@ def quantize(w: F32, codec: str, importance: F32 | None = None,
     """
     if codec not in GROUPED:
         return encode_weight(w, codec)
-    form = GROUPED[codec]
+    weight = None if importance is None else importance.astype(np.float32).reshape(-1, FP4_GROUP)
+    rows = max(1, CACHED // w.shape[1])
     groups = w.reshape(w.shape[0], -1, FP4_GROUP)
-    weight = (np.ones((1, *groups.shape[1:]), np.float32) if importance is None
-              else importance.astype(np.float32).reshape(1, *groups.shape[1:]))
-    best: NDArray[Any] | None = None
-    for candidate in _candidates(groups, codec):
+    parts = [_searched(groups[i: i + rows], codec, weight) for i in range(0, w.shape[0], rows)]
+    codes, scales = (np.concatenate(some) for some in zip(*parts, strict=True))
+    return codes, scales
+
+
+def _searched(groups: F32, codec: str, weight: F32 | None,
+              ) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Codes [N, ...] and scales [N, G] of rows [N, G, 32]."""
+    form = GROUPED[codec]
+    candidates = _candidates(groups, codec)
+    steps, rest = np.empty_like(groups), np.empty_like(groups)
+    best = form.encode_scale(candidates[0])
+    least = np.full(best.shape, np.inf, np.float32)
+    for candidate in candidates if len(candidates) > 1 else ():
         scales = form.encode_scale(candidate)
         unit = form.decode_scale(scales)[..., None]
-        steps = np.divide(groups, unit, out=np.zeros_like(groups), where=unit != 0)
-        values = form.decode(form.encode(steps)) * unit
-        error = (weight * np.square(values - groups)).sum(-1)
-        if best is None:
-            best, least = scales, error
-        else:
-            better = error < least
-            best, least = np.where(better, scales, best), np.where(better, error, least)
-    assert best is not None
-    unit = form.decode_scale(best)[..., None]
-    steps = np.divide(groups, unit, out=np.zeros_like(groups), where=unit != 0)
-    return form.encode(steps).reshape(w.shape[0], -1), best
+        error = form.nearest(np.divide(groups, unit, out=steps))
+        error *= unit
+        error -= groups
+        some = error if weight is None else np.multiply(error, weight, out=rest)
+        total = np.einsum("ngk,ngk->ng", error, some)
+        better = total < least
+        np.copyto(best, scales, where=better)
+        np.copyto(least, total, where=better)
+    np.divide(groups, form.decode_scale(best)[..., None], out=steps)
+    return form.encode(steps.reshape(len(steps), -1)), best
 
 
 def _candidates(groups: F32, codec: str) -> list[F32]:
