@@ -38,7 +38,7 @@ from firstlight.runtime.errors import FirstlightError
 from firstlight.runtime.safetensors import Written
 
 DEFAULT_CONTEXT = 32768
-DEFAULT_CHUNK = 256
+DEFAULT_CHUNK = 512
 INPUTS = ("pos", "slot", "last", "tokens")
 Progress = Callable[[str, int, int], None]
 

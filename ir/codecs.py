@@ -140,7 +140,8 @@ def _encode(x: F32, mantissa: int, bias: int, top: int, nan: int) -> U8:
 
 
 def _nearest_whole(low: int, high: int, x: F32) -> F32:
-    return np.clip(np.rint(x, out=x), low, high, out=x)
+    np.clip(np.rint(x, out=x), low, high, out=x)
+    return x
 
 
 def _nearest_e2m1(x: F32) -> F32:
@@ -148,7 +149,9 @@ def _nearest_e2m1(x: F32) -> F32:
     np.clip(x, -E2M1_MAX, E2M1_MAX, out=x)
     size = np.abs(x)
     step = np.float32(0.5) * (1 + (size >= 2) + 2 * (size >= 4)).astype(np.float32)
-    return np.multiply(np.rint(np.divide(x, step, out=x), out=x), step, out=x)
+    np.rint(np.divide(x, step, out=x), out=x)
+    x *= step
+    return x
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 Keys are values, and all heads share them. Rows are taken in groups that stay in the second-level
 cache; of each group, per block of heads:
 
-    stage    rows in any codec and from anywhere, decoded side by side
+    stage    rows in any codec and from anywhere, decoded side by side, a tile ahead of
     scores   rows x heads, in register tiles that read each row once for all heads of the block
     weights  e**(score - top so far), a lane is a head
     mix      heads x columns, sums of earlier groups scaled to the new top
@@ -38,12 +38,12 @@ from firstlight.targets.cpu.kernels.vecmath import (
 )
 
 GROUP = 48
-"""Rows of a group: whole register tiles, of six rows or of eight."""
+"""Rows of a group: whole register tiles, of 6, 8 or 12 rows."""
 
 PARTS = 32
 """Most parts of a token's rows: joining them costs little beside the rows, and an even share can be
 had by many threads. A part has at least about `PART_TILES` tiles."""
-PART_TILES = 16
+PART_TILES = 10
 
 MIX = {8: (4, 3), 16: (8, 2)}
 """lanes -> (heads, vectors of columns) of a tile of the mix: 12 of 16 or 16 of 32 registers."""
@@ -166,11 +166,25 @@ class _Sums:
         with T.serial(ceil_div(last - first, GROUP)) as group:
             start = T.bind(first + group * GROUP)
             count = _settle(T.min(GROUP, last - start))
-            with T.serial(count) as r:
-                _stage(sources, T.bind(start + r), rows, T.bind(r * stride))
+
+            def stage(r: Expr, start: Expr = start) -> None:
+                _row(sources, T.bind(start + r), lambda form, memory, base: form.load(
+                    memory, base, rows, T.bind(r * stride)))
+
+            def ahead(r: Expr, start: Expr = start, count: Expr = count) -> None:
+                """Stage a row of the next tile, fetch one of the next group."""
+                following = T.bind(r + block.tile)
+                with T.If(following < count), T.Then():
+                    stage(following)
+                row = T.bind(start + GROUP + r)
+                with T.If(row < last), T.Then():
+                    _row(sources, row, lambda form, memory, base: form.prefetch(memory, base))
+
+            with T.serial(T.min(block.tile, count)) as r:
+                stage(r)
             with T.serial(block.blocks) as one:
                 base = T.bind(part * self.heads + one * block.block)
-                self._scores(panel, one, rows, stride, count, weights)
+                self._scores(panel, one, rows, stride, count, weights, ahead)
                 with T.serial(block.vectors) as vector:
                     self._weights(base, vector, count, weights, factors)
                 self._mix(base, rows, stride, count, weights, factors)
@@ -185,13 +199,20 @@ class _Sums:
         sweep(self.heads * self.columns, lanes, lambda i, n: put(
             self.sums, spread(0.0, n), base * self.columns + i, lanes=n))
 
-    def _scores(self, panel: Any, one: Expr, rows: Any, stride: int, count: Expr, weights: Any
-                ) -> None:  # fmt: skip
-        """weights[row][head] = <row, query>; rows that fill up a tile hold anything."""
+    def _scores(self, panel: Any, one: Expr, rows: Any, stride: int, count: Expr, weights: Any,
+                ahead: Callable[[Expr], None]) -> None:
+        """weights[row][head] = <row, query>; rows that fill up a tile hold anything. Meanwhile
+        `ahead` is called for each row, once for all heads."""
         block = self.of.block
+
+        def visit(tile: Expr, number: Expr) -> None:
+            with T.If(T.And(one == 0, number < block.tile)), T.Then():
+                ahead(T.bind(tile * block.tile + number))
+
         with T.serial(ceil_div(count, block.tile)) as tile:
             bases = [T.bind((tile * block.tile + r) * stride) for r in range(block.tile)]
-            products = block.products(panel, T.bind(one * block.panel_size), rows, bases)
+            products = block.products(panel, T.bind(one * block.panel_size), rows, bases,
+                                      lambda number, tile=tile: visit(tile, number))
             for r, line in enumerate(products):
                 for i, value in enumerate(line):
                     at = (tile * block.tile + r) * block.block + i * block.lanes
@@ -287,14 +308,15 @@ def _total(sources: Sequence[Rows]) -> Expr:
     return _settle(total)
 
 
-def _stage(sources: Sequence[Rows], place: Expr, rows: Any, at: Expr) -> None:
-    """rows[at ..] = the row at `place` of the sources, one after the other."""
+def _row(sources: Sequence[Rows], place: Expr,
+           use: Callable[[StoredRows, Any, Expr], None]) -> None:
+    """use(form, memory, start) of the row at `place` of the sources, one after the other."""
     start: Expr = T.int32(0)
     for source in sources:
         own = T.bind(place - start)
         with T.If(T.And(own >= 0, own < source.count)), T.Then():
             base = T.bind(source.base + wide(source.row(own)) * source.form.size)
-            source.form.load(source.memory, base, rows, at)
+            use(source.form, source.memory, base)
         start = T.bind(start + source.count)
 
 

@@ -6,12 +6,15 @@ a whole block of heads, and no sums across lanes are needed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from firstlight.codegen.tvm_bridge import T
-from firstlight.targets.cpu.kernels.vecmath import Cell, Expr, get, put, spread
+from firstlight.targets.cpu.kernels.vecmath import Cell, Expr, get, put, spread, transposed
+
+VISITS = 16
+"""Times that `Heads.products` does something else in between: more than a tile has rows."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class Heads:
     @property
     def tile(self) -> int:
         """Rows per register tile: enough chains to hide the latency of an FMA, and no spills."""
+        if self.lanes == 16:
+            return 12
         return 6 if self.vectors == 2 else 8
 
     def padded(self, rows: int) -> int:
@@ -57,33 +62,59 @@ class Heads:
     def pack(self, q: Any, base: Expr, block: Expr, panel: Any, place: Expr, scale: float) -> None:
         """panel[place ..] = scale * queries of `block`; q is flat, the token's start at `base`."""
         first = T.bind(block * self.block)
+        n = self.lanes
+        whole = self.width // n * n
         for vector in range(self.vectors):
-            head = T.bind(first + vector * self.lanes)
+            head = T.bind(first + vector * n)
             start = T.bind(base + head * self.width)
-            with T.serial(self.width) as k:
-                at = place + k * self.block + vector * self.lanes
-                with T.If(head + self.lanes <= self.heads):
-                    with T.Then():
-                        column = q[T.ramp(start + k, self.width, self.lanes)]
-                        put(panel, column * spread(scale, self.lanes), at, lanes=self.lanes)
-                    with T.Else(), T.serial(self.lanes) as lane:
-                        value = T.if_then_else(
-                            head + lane < self.heads,
-                            q[start + k + lane * self.width] * T.float32(scale), T.float32(0),
-                        )  # fmt: skip
-                        put(panel, value, at + lane)
+
+            def copied(k: Expr, lane: Expr, head: Expr = head, start: Expr = start,
+                       column: int = vector * n) -> None:
+                value = T.if_then_else(head + lane < self.heads,
+                                       q[start + k + lane * self.width] * T.float32(scale),
+                                       T.float32(0))
+                put(panel, value, place + k * self.block + column + lane)
+
+            with T.If(head + n <= self.heads):
+                with T.Then():
+                    with T.serial(whole // n) as square:
+                        k = T.bind(square * n)
+                        rows = [T.bind(get(q, start + i * self.width + k, lanes=n))
+                                for i in range(n)]
+                        for j, column in enumerate(transposed(rows, n)):
+                            put(panel, column * spread(scale, n),
+                                place + (k + j) * self.block + vector * n, lanes=n)
+                    with T.serial(whole, self.width) as k, T.serial(n) as lane:
+                        copied(k, lane)
+                with T.Else(), T.serial(self.width) as k, T.serial(n) as lane:
+                    copied(k, lane)
 
     def products(
-        self, panel: Any, place: Expr, rows: Any, bases: Sequence[Expr]
-    ) -> list[list[Expr]]:
-        """<row, query> for rows of the flat buffer starting at `bases`: vectors [row][vector]."""
+        self, panel: Any, place: Expr, rows: Any, bases: Sequence[Expr],
+        visit: Callable[[Expr], None] | None = None,
+    ) -> list[list[Expr]]:  # fmt: skip
+        """<row, query> for rows of the flat buffer starting at `bases`: vectors [row][vector].
+
+        visit: what is done meanwhile, `VISITS` times, numbered.
+        """
         n = self.lanes
         sums = [[Cell(spread(0.0, n), n) for _ in range(self.vectors)] for _ in bases]
-        with T.serial(self.width) as k:
+
+        def step(k: Expr) -> None:
             at = place + k * self.block
             columns = [T.bind(get(panel, at + i * n, lanes=n)) for i in range(self.vectors)]
             for base, line in zip(bases, sums, strict=True):
                 value = T.bind(spread(get(rows, base + k), n))
                 for column, cell in zip(columns, line, strict=True):
                     cell.value = T.fma(value, column, cell.value)
+
+        part = self.width // VISITS if visit else 0
+        if visit:
+            with T.serial(VISITS) as number:
+                visit(number)
+                first = T.bind(number * part)
+                with T.serial(part) as k:
+                    step(first + k)
+        with T.serial(part * VISITS, self.width) as k:
+            step(k)
         return [[cell.value for cell in line] for line in sums]

@@ -20,15 +20,15 @@ from firstlight.targets.cpu.kernels.rows import StoredRows, hadamard
 from firstlight.targets.cpu.kernels.vecmath import (
     Cell,
     Expr,
-    across,
-    add,
     ceil_div,
     flat,
     get,
     hold,
+    kind,
     put,
     spread,
     sweep,
+    totals,
     tree,
     wide,
 )
@@ -37,10 +37,13 @@ DIGIT = 256
 """Values of one radix step."""
 
 GROUP = 24
-"""Keys that are decoded together: whole register tiles (six or eight), in the nearest cache."""
+"""Keys that are decoded together: whole register tiles of 6, 8 or 12, in the nearest cache."""
 
 PARTS = 32
 """Most parts of the keys that threads work on."""
+
+LEAST = 20
+"""Fewest groups of a part: counting its ranks costs as much as some hundred scores."""
 
 LEADING = 11
 """Bits of a rank that are counted first: sign, exponent and two bits, steps of an eighth to a
@@ -76,7 +79,7 @@ def index_select(
 
         if tokens == 1:
             n, ranks = visible(T.int32(0)), T.alloc_buffer((room,), "uint32")
-            share = hold(ceil_div(ceil_div(n, GROUP), PARTS) * GROUP, 1, "int32")
+            share = hold(T.max(ceil_div(ceil_div(n, GROUP), PARTS), LEAST) * GROUP, 1, "int32")
             parts = _Parts(n, share, hold(ceil_div(n, T.max(share, 1)), 1, "int32"), ranks, room)
             panel, gains = scorer.prepare(T.int32(0))
             with T.parallel(parts.number) as part:
@@ -144,16 +147,37 @@ class _Scorer:
         with T.serial(ceil_div(last - first, GROUP)) as group:
             start = T.bind(first + group * GROUP)
             count = hold(T.min(GROUP, last - start), 1, "int32")
-            with T.serial(count) as r:
-                key = T.bind(self.base + wide(start + r) * self.form.size)
-                self.form.load(self.keys, key, rows, T.bind(r * stride))
-            with T.serial(ceil_div(count, block.tile)) as tile:
-                bases = [T.bind((tile * block.tile + r) * stride) for r in range(block.tile)]
-                for r, total in enumerate(self._tile(panel, gains, rows, bases)):
-                    put(ranks, rank(total), start + tile * block.tile + r)
 
-    def _tile(self, panel: Any, gains: Any, rows: Any, bases: list[Expr]) -> list[Expr]:
-        """Scores of a register tile of rows."""
+            def tiles(source: Any, base: Expr, step: int) -> None:
+                with T.serial(ceil_div(count, block.tile)) as tile:
+                    first = T.bind(tile * block.tile)
+                    bases = [T.bind(base + wide(first + r) * step) for r in range(block.tile)]
+                    value = rank(self._tile(panel, gains, source, bases), block.lanes)
+                    done = 0
+                    for size in (8, 4, 2):      # a tile's own only: what follows is another part's
+                        if block.tile - done >= size:
+                            own = T.Shuffle([value], list(range(done, done + size)))
+                            put(ranks, own, start + first + done, lanes=size)
+                            done += size
+
+            def staged() -> None:
+                with T.serial(count) as r:
+                    key = T.bind(self.base + wide(start + r) * self.form.size)
+                    self.form.load(self.keys, key, rows, T.bind(r * stride))
+                tiles(rows, T.int64(0), stride)
+
+            if self.form.codec != "f32":
+                staged()
+            else:
+                with T.If(count == GROUP):
+                    with T.Then():
+                        base = T.bind(self.base + wide(start) * self.form.size)
+                        tiles(self.keys, base, self.form.size)
+                    with T.Else():
+                        staged()
+
+    def _tile(self, panel: Any, gains: Any, rows: Any, bases: list[Expr]) -> Expr:
+        """Scores of a register tile of rows, a lane each."""
         block, lanes = self.block, self.block.lanes
         sums = [Cell(spread(0.0, lanes), lanes) for _ in bases]
         with T.serial(block.blocks) as part:
@@ -162,7 +186,7 @@ class _Scorer:
                        for i in range(block.vectors)]  # fmt: skip
             for total, line in zip(sums, products, strict=True):
                 total.value = total.value + self._weigh(line, weights)
-        return [across(total.value, lanes, add) for total in sums]
+        return totals([total.value for total in sums], lanes)
 
     def _weigh(self, products: Sequence[Expr], weights: Sequence[Expr]) -> Expr:
         lanes = self.block.lanes
@@ -224,12 +248,12 @@ def _leading(value: Expr) -> Expr:
     return T.Cast("int32", T.shift_right(value, T.uint32(32 - LEADING)))
 
 
-def rank(score: Expr) -> Expr:
+def rank(score: Expr, lanes: int = 1) -> Expr:
     """A uint32 that is smaller for larger scores; +0 and -0 are equal."""
-    score = hold(score)
-    score = T.Select(score == T.float32(0), T.float32(0), score)
-    bits = hold(T.reinterpret("uint32", score), dtype="uint32")
-    return T.Select(bits >= T.uint32(1 << 31), bits, bits ^ T.uint32((1 << 31) - 1))
+    score, zero, top = hold(score, lanes), spread(0.0, lanes), spread(T.uint32(1 << 31), lanes)
+    score = T.Select(score == zero, zero, score)
+    bits = hold(T.reinterpret(kind("uint32", lanes), score), lanes, "uint32")
+    return T.Select(bits >= top, bits, bits ^ spread(T.uint32((1 << 31) - 1), lanes))
 
 
 def _digit(value: Expr, step: Expr) -> Expr:

@@ -18,6 +18,7 @@ from firstlight.targets.cpu.kernels.vecmath import (
     Cell,
     Expr,
     across,
+    fetch,
     flat,
     get,
     hold,
@@ -73,6 +74,12 @@ class StoredRows:
     def flat(self, pointer: Any) -> Any:
         """The memory behind a pointer."""
         return flat(pointer, self.dtype)
+
+    def prefetch(self, memory: Any, base: Expr) -> None:
+        """Fetch the lines of a row."""
+        line = 16 if self.codec == "f32" else 64
+        with T.serial(-(-self.size // line)) as i:
+            fetch(memory[base + i * line])
 
     def copy(self, source: Any, base: Expr, target: Any, place: Expr) -> None:
         """A row from memory to memory; padding stays the zeros that it is."""

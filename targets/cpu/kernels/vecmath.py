@@ -46,6 +46,11 @@ def put(buffer: Any, value: Expr, *index: Expr, lanes: int = 1) -> None:
     T.buffer_store(buffer, value, [*index[:-1], last])
 
 
+def fetch(element: Expr) -> None:
+    """Bring the line of an element, which may lie behind its buffer, to the nearest cache."""
+    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", T.address_of(element), 0, 3, 1))
+
+
 class Cell:
     """A variable of one vector or scalar; LLVM keeps it in a register."""
 
@@ -110,6 +115,40 @@ def sweep(n: int, lanes: int, body: Callable[[Expr, int], None]) -> None:
 def ceil_div(a: Expr, b: Expr) -> Expr:
     """a / b, rounded up; a >= 0."""
     return (a + (b - 1)) // b
+
+
+# ---- squares of vectors
+
+
+def transposed(rows: Sequence[Expr], lanes: int) -> list[Expr]:
+    """`lanes` vectors as columns."""
+    rows, step = list(rows), 1
+    while step < lanes:
+        for i in range(lanes):
+            if i & step:
+                continue
+            a, b = rows[i], rows[i + step]
+            low = [lanes + j - step if j & step else j for j in range(lanes)]
+            high = [lanes + j if j & step else j + step for j in range(lanes)]
+            rows[i], rows[i + step] = (T.bind(T.Shuffle([a, b], order)) for order in (low, high))
+        step *= 2
+    return rows
+
+
+def totals(vectors: Sequence[Expr], lanes: int) -> Expr:
+    """A vector of the sums across each of at most `lanes` vectors; zeros behind them.
+
+    Sums are of halves, of halves of these, and so on, as `across` has them.
+    """
+    parts = [*vectors, *[spread(0.0, lanes)] * (lanes - len(vectors))]
+    half = lanes // 2
+    while half:
+        groups = range(0, lanes, 2 * half)
+        order = [side * lanes + g + i for side in (0, 1) for g in groups for i in range(half)]
+        parts = [T.bind(T.Shuffle([a, b], order) + T.Shuffle([a, b], [i + half for i in order]))
+                 for a, b in zip(parts[::2], parts[1::2], strict=True)]
+        half //= 2
+    return parts[0]
 
 
 # ---- reductions
