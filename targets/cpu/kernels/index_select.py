@@ -37,7 +37,10 @@ DIGIT = 256
 """Values of one radix step."""
 
 GROUP = 24
-"""Keys that are decoded together: whole register tiles of 6, 8 or 12, in the nearest cache."""
+"""Keys that parts have multiples of: whole register tiles of 6, 8 or 12."""
+
+FAR = 4
+"""Tiles that keys are fetched ahead."""
 
 PARTS = 32
 """Most parts of the keys that threads work on."""
@@ -141,47 +144,74 @@ class _Scorer:
         return turned
 
     def score(self, panel: Any, gains: Any, first: Expr, last: Expr, ranks: Any) -> None:
-        """Ranks of keys first .. last - 1; those that fill up a group are of anything."""
-        block, stride = self.block, -(-self.form.width // 8) * 8 + 16
-        rows = T.alloc_buffer((GROUP * stride,), "float32")
-        with T.serial(ceil_div(last - first, GROUP)) as group:
-            start = T.bind(first + group * GROUP)
-            count = hold(T.min(GROUP, last - start), 1, "int32")
+        """Ranks of keys first .. last - 1; those that fill up a tile are of anything.
 
-            def tiles(source: Any, base: Expr, step: int) -> None:
-                with T.serial(ceil_div(count, block.tile)) as tile:
-                    first = T.bind(tile * block.tile)
-                    bases = [T.bind(base + wide(first + r) * step) for r in range(block.tile)]
-                    value = rank(self._tile(panel, gains, source, bases), block.lanes)
-                    done = 0
-                    for size in (8, 4, 2):      # a tile's own only: what follows is another part's
-                        if block.tile - done >= size:
-                            own = T.Shuffle([value], list(range(done, done + size)))
-                            put(ranks, own, start + first + done, lanes=size)
-                            done += size
+        Float32 keys are read where they are. Others are decoded a tile ahead, while one is scored:
+        that is work for other units. Both are fetched further ahead.
+        """
+        block, form = self.block, self.form
+        number, stride = block.tile, -(-form.width // 8) * 8 + 16
+        plain = form.codec == "f32"
+        rows = T.alloc_buffer((2 * number * stride,), "float32")
 
-            def staged() -> None:
-                with T.serial(count) as r:
-                    key = T.bind(self.base + wide(start + r) * self.form.size)
-                    self.form.load(self.keys, key, rows, T.bind(r * stride))
-                tiles(rows, T.int64(0), stride)
+        def key(row: Expr) -> Expr:
+            return T.bind(self.base + wide(row) * form.size)
 
-            if self.form.codec != "f32":
-                staged()
+        def stage(row: Expr, place: Expr) -> None:
+            form.load(self.keys, key(row), rows, T.bind(place * stride))
+
+        def score(start: Expr, source: Any, bases: Sequence[Expr], place: Expr) -> None:
+            def ahead(visit: Expr) -> None:
+                following = T.bind(start + number + visit)
+                with T.If(T.And(visit < number, following < last)), T.Then():
+                    if not plain:
+                        stage(following, T.bind(place + visit))
+                    form.prefetch(self.keys, key(following + FAR * number))
+
+            value = rank(self._tile(panel, gains, source, bases, ahead), block.lanes)
+            done = 0
+            for size in (8, 4, 2):      # a tile's own only: what follows is another part's
+                if number - done >= size:
+                    own = T.Shuffle([value], list(range(done, done + size)))
+                    put(ranks, own, start + done, lanes=size)
+                    done += size
+
+        def staged(start: Expr, half: Expr) -> None:
+            bases = [T.bind((half * number + r) * stride) for r in range(number)]
+            score(start, rows, bases, T.bind((1 - half) * number))
+
+        def direct(start: Expr) -> None:
+            with T.If(start + number <= last):
+                with T.Then():
+                    base = key(start)
+                    bases = [T.bind(base + r * form.size) for r in range(number)]
+                    score(start, self.keys, bases, T.int32(0))
+                with T.Else():
+                    with T.serial(last - start) as r:
+                        stage(start + r, r)
+                    staged(start, T.int32(0))
+
+        if not plain:
+            with T.serial(T.min(number, last - first)) as r:
+                stage(first + r, r)
+        with T.serial(ceil_div(last - first, number)) as tile:
+            start = T.bind(first + tile * number)
+            if plain:
+                direct(start)
             else:
-                with T.If(count == GROUP):
-                    with T.Then():
-                        base = T.bind(self.base + wide(start) * self.form.size)
-                        tiles(self.keys, base, self.form.size)
-                    with T.Else():
-                        staged()
+                staged(start, T.bind(tile % 2))
 
-    def _tile(self, panel: Any, gains: Any, rows: Any, bases: list[Expr]) -> Expr:
-        """Scores of a register tile of rows, a lane each."""
+    def _tile(self, panel: Any, gains: Any, rows: Any, bases: Sequence[Expr],
+              ahead: Callable[[Expr], None]) -> Expr:
+        """Scores of a register tile of rows, a lane each; `ahead` is called in between."""
         block, lanes = self.block, self.block.lanes
         sums = [Cell(spread(0.0, lanes), lanes) for _ in bases]
         with T.serial(block.blocks) as part:
-            products = block.products(panel, T.bind(part * block.panel_size), rows, bases)
+            def visit(number: Expr, part: Expr = part) -> None:
+                with T.If(part == 0), T.Then():
+                    ahead(number)
+
+            products = block.products(panel, T.bind(part * block.panel_size), rows, bases, visit)
             weights = [T.bind(get(gains, part * block.block + i * lanes, lanes=lanes))
                        for i in range(block.vectors)]  # fmt: skip
             for total, line in zip(sums, products, strict=True):
