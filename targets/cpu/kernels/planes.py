@@ -99,17 +99,17 @@ class Planes(Rounded):
 class VnniPlanes(Planes):
     """With AVX-512 VNNI: four products for each lane and instruction, added to 32 bits."""
 
-    CELLS = 2
+    CELLS = 4
 
     def _add(self, cells: Sequence[Cell], quads: Sequence[Expr], row: Expr, k: Expr) -> None:
         for quad, u in enumerate(quads):
-            for plane, cell in enumerate(cells):
+            for plane, cell in enumerate(cells[2 * quad: 2 * quad + 2]):
                 cell.value = T.call_llvm_pure_intrin(
                     "int32x16", "llvm.x86.avx512.vpdpbusd.512", cell.value, u,
                     self._four(row, plane, k + 4 * quad))
 
     def _whole(self, cells: Sequence[Cell]) -> Expr:
-        high, low = (cell.value for cell in cells)
+        high, low = (a.value + b.value for a, b in zip(cells[:2], cells[2:], strict=True))
         return T.shift_left(high, self._all(8)) + low
 
     def _unsigned(self, codes: Codes, v: Expr) -> list[Expr]:
