@@ -1,7 +1,7 @@
 """All heads of one token attend to rows: scores, softmax with a sink, mix, inverse rope.
 
-Keys are values, and all heads share them. Rows are taken in groups that stay in the second-level
-cache; of each group, per block of heads:
+Keys are values, and all heads share them. Rows are taken in groups that stay in the nearest caches;
+of each group, per block of heads:
 
     stage    rows in any codec and from anywhere, decoded side by side, a tile ahead of
     scores   rows x heads, in register tiles that read each row once for all heads of the block
@@ -37,13 +37,15 @@ from firstlight.targets.cpu.kernels.vecmath import (
     wide,
 )
 
-GROUP = 48
-"""Rows of a group: whole register tiles, of 6, 8 or 12 rows."""
+GROUP = 12
+"""Rows of a group, about: whole register tiles. They come from memory and stay in the first-level
+cache where threads share a token; a token of its own in a thread has twice as many, as the sums of
+all heads are read and written once for each group."""
 
 PARTS = 32
 """Most parts of a token's rows: joining them costs little beside the rows, and an even share can be
 had by many threads. A part has at least about `PART_TILES` tiles."""
-PART_TILES = 10
+PART_TILES = 16
 
 MIX = {8: (4, 3), 16: (8, 2)}
 """lanes -> (heads, vectors of columns) of a tile of the mix: 12 of 16 or 16 of 32 registers."""
@@ -88,7 +90,7 @@ class Attend:
         """One token in one thread."""
         sums = self._sums(1)
         total = _total(sources)
-        sums.gather(self._panel(token), sources, T.int32(0), T.int32(0), total)
+        sums.gather(self._panel(token), sources, T.int32(0), T.int32(0), total, 2 * self._group)
         turn = table(self.freqs, self.pairs, t, self.block.lanes, inverse=True)
         with T.serial(self.block.heads) as head:
             sums.finish(token, head, T.int32(1))
@@ -105,11 +107,15 @@ class Attend:
         with T.parallel(parts) as part:
             first = T.bind(part * share * tile)
             last = _settle(T.min(first + share * tile, total))
-            sums.gather(panel, sources, part, first, last)
+            sums.gather(panel, sources, part, first, last, self._group)
         turn = table(self.freqs, self.pairs, t, self.block.lanes, inverse=True)
         with T.parallel(self.block.heads) as head:
             sums.finish(token, head, parts)
             self._turn_back(turn, token, head)
+
+    @property
+    def _group(self) -> int:
+        return -(-GROUP // self.block.tile) * self.block.tile
 
     def _panel(self, token: Expr) -> Any:
         """Scaled queries [blocks][width][block]."""
@@ -153,19 +159,19 @@ class _Sums:
         """Heads of a part, those that fill up a block included."""
         return self.of.block.blocks * self.of.block.block
 
-    def gather(self, panel: Any, sources: Sequence[Rows], part: Expr, first: Expr, last: Expr
-               ) -> None:  # fmt: skip
-        """Rows first .. last - 1 of the sources, one after the other."""
+    def gather(self, panel: Any, sources: Sequence[Rows], part: Expr, first: Expr, last: Expr,
+               size: int) -> None:
+        """Rows first .. last - 1 of the sources, one after the other, in groups of `size`."""
         block = self.of.block
         # Rows must not start a multiple of a page apart: they would share a few lines of the cache
         stride = self.columns + 16
-        rows = T.alloc_buffer((GROUP * stride,), "float32")
-        weights = T.alloc_buffer((GROUP * block.block,), "float32")
+        rows = T.alloc_buffer((size * stride,), "float32")
+        weights = T.alloc_buffer((size * block.block,), "float32")
         factors = T.alloc_buffer((block.block,), "float32")
         self._begin(part)
-        with T.serial(ceil_div(last - first, GROUP)) as group:
-            start = T.bind(first + group * GROUP)
-            count = _settle(T.min(GROUP, last - start))
+        with T.serial(ceil_div(last - first, size)) as group:
+            start = T.bind(first + group * size)
+            count = _settle(T.min(size, last - start))
 
             def stage(r: Expr, start: Expr = start) -> None:
                 _row(sources, T.bind(start + r), lambda form, memory, base: form.load(
@@ -176,7 +182,7 @@ class _Sums:
                 following = T.bind(r + block.tile)
                 with T.If(following < count), T.Then():
                     stage(following)
-                row = T.bind(start + GROUP + r)
+                row = T.bind(start + size + r)
                 with T.If(row < last), T.Then():
                     _row(sources, row, lambda form, memory, base: form.prefetch(memory, base))
 
