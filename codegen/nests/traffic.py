@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 
 from firstlight.codegen.kernel import Kernel
+from firstlight.codegen.nests.attention import Attention
 from firstlight.codegen.nests.nodes import FOLDED, Node, walk
 from firstlight.codegen.nests.program import (
     WIDTHS,
@@ -30,9 +31,9 @@ def kernel_traffic(kernel: Kernel, tokens: int = 1) -> list[float]:
     return [step_traffic(step, made, tokens) for step in made.steps]
 
 
-def step_traffic(step: Step, made: Program, tokens: int = 1) -> float:
-    """The same of one step of a program."""
-    return _bytes(step, made, {"S": tokens})
+def step_traffic(step: Step | Attention, made: Program, tokens: int = 1) -> float:
+    """The same of one step of a program; of attention, for one token."""
+    return step.moved if isinstance(step, Attention) else _bytes(step, made, {"S": tokens})
 
 
 def _bytes(step: Step, made: Program, sizes: Mapping[str, int]) -> float:

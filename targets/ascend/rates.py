@@ -55,12 +55,10 @@ _PRO = {"hidden_size": 7168, "num_hidden_layers": 61}
 
 def traffic(kernel: Kernel) -> list[float]:
     """Of each launch of a kernel, bytes that it must read and write for one token."""
-    from firstlight.targets.ascend.attention import Attention
     from firstlight.targets.ascend.emit import best
 
     made = best(kernel)
-    return [step.moved if isinstance(step, Attention) else step_traffic(step, made)
-            for step in made.steps]
+    return [step_traffic(step, made) for step in made.steps]
 
 
 TRAFFIC = traffic

@@ -6,10 +6,10 @@ specification that could be cited, so that every number is for the user to give 
 
 from __future__ import annotations
 
-from firstlight.codegen.nests.traffic import kernel_traffic
+from firstlight.codegen.kernel import Kernel
+from firstlight.codegen.nests.traffic import step_traffic
 from firstlight.codegen.rates import UNKNOWN, Product, Rates
 
-TRAFFIC = kernel_traffic
 CODECS = {
     "fp8e4m3": Product("bf16", unpack=2), "fp4e2m1": Product("bf16", unpack=4),
     "bf16": Product("bf16"), "f32": Product("f32"), "state": Product("bf16"), "": Product("bf16"),
@@ -32,5 +32,17 @@ CARDS = {
         614.4e9, 96e12, 100e9, 48e9),),
     "cambricon-mlu590": (_card("MLU590", "no public specification"),),
 }
+
+
+def traffic(kernel: Kernel) -> list[float]:
+    """Of each step of a kernel, bytes that it must read and write for one token."""
+    from firstlight.codegen.nests.program import program
+    from firstlight.targets.cambricon.attention import fused
+
+    made = fused(kernel, program(kernel))
+    return [step_traffic(step, made) for step in made.steps]
+
+
+TRAFFIC = traffic
 DEFAULTS = {"cambricon-mlu370": "MLU370-X8", "cambricon-mlu590": "MLU590"}
 PUBLISHED = ()
