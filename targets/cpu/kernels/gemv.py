@@ -38,7 +38,7 @@ def gemv_tile(
     """16 rows of W x[row] as ``16 // lanes`` vectors; `x` comes from `x_copy`."""
     halves, form = TILE // lanes, weight.form
     blocks = max(1, 4 // form.step)  # per turn, so that there are four chains of FMAs
-    chains = 2 if form.step * lanes == 64 else 4  # fp4 at 256 bits: registers hold only two
+    chains = 2 if (form.step, lanes) == (8, 8) else 4  # of fp4 registers of 256 bits hold only two
     sums = [zeros(chains, lanes) for _ in range(halves)]
     grand = [zeros(1, lanes)[0] for _ in range(halves)] if form.group else []
     with T.serial(weight.steps // blocks) as turn:
