@@ -135,6 +135,9 @@ def test_the_gate_compares_shares_of_the_bound_by_processor(monkeypatch, tmp_pat
     assert baseline.judge(where, now, file) == ["decode 128 reached 67% of its bound, 80% before"]
     other = [{"test": "prefill", "n": 8, "of_bound": [1.0]}]
     assert len(baseline.judge(where, other, file)) == 2, "one is missing, the other new"
+    baseline.record(where, now, file)
+    baseline.record(where, then, file)
+    assert baseline.judge(where, now, file) == [], "the smaller share stays"
     assert baseline.judge("elsewhere", now, file) == [
         "there is no baseline for elsewhere: --write-baseline"]
     committed = json.loads((BENCHMARKS / "baseline.json").read_text())
