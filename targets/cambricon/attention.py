@@ -17,6 +17,7 @@ from firstlight.codegen.nests.program import Axis, Program
 from firstlight.ir.core import Op
 from firstlight.targets.cambricon.products import COLUMNS, to_wram
 from firstlight.targets.cambricon.reductions import JOIN, folded
+from firstlight.targets.cambricon.text import constant
 from firstlight.targets.cambricon.tiles import Value
 
 if TYPE_CHECKING:
@@ -202,7 +203,8 @@ class Blocks:
         scores = whole.new("float32", (KEY, HEAD))
         out.call("__bang_matmul", scores.text, keys, out.matrix(0), self.keys, self.depth,
                  self.across)
-        out.call("__bang_mul_scalar", scores.text, scores.text, f"{self.step.scale!r}f", size)
+        scale = constant(self.step.scale, "float32")
+        out.call("__bang_mul_scalar", scores.text, scores.text, scale, size)
         most, now = whole.new("float32", (KEY, HEAD)), whole.new("float32", (HEAD,))
         some = f"{here} * {self.across}"
         out.call("__bang_move", most.text, scores.text, f"4 * {some}")
