@@ -44,10 +44,20 @@ class Vectors:
 
     def tile(self, weight: Weight, tile: Expr, row: Expr = 0) -> list[Expr]:
         """16 rows of W x[row] as ``16 // lanes`` vectors."""
-        if weight.codec in self._prepared:
-            tiles: list[Expr] = self._prepared[weight.codec].tile(weight, tile, row)
-            return tiles
-        return gemv_tile(weight, tile, self.x, self._lanes, row)
+        (values,) = self.tiles([(weight, tile, row)])
+        return values
+
+    def tiles(self, parts: Sequence[tuple[Weight, Expr, Expr]]) -> list[list[Expr]]:
+        """The same for each (W, tile, row); side by side where that is worth it."""
+        prepared = self._prepared.get(parts[0][0].codec)
+        if isinstance(prepared, planes.Planes) and len({(w.codec, w.k) for w, *_ in parts}) == 1:
+            return prepared.tiles(parts)
+        if len(parts) > 1:
+            return [values for part in parts for values in self.tiles([part])]
+        ((weight, tile, row),) = parts
+        if prepared is not None:
+            return [prepared.tile(weight, tile, row)]
+        return [gemv_tile(weight, tile, self.x, self._lanes, row)]
 
 
 class Rows:

@@ -103,11 +103,17 @@ def _vector(
         values = shared.tile(s2, tile)
         for cell, value in zip(sums, values, strict=True):
             cell.value = value
-        with T.serial(chosen) as slot:
-            at = T.bind(index[slot] * w2.tiles + tile)
-            values = routed.tile(w2, at, slot)
-            for cell, value in zip(sums, values, strict=True):
-                cell.value = cell.value + value
+
+        def add(slots: Sequence[Expr]) -> None:
+            parts = [(w2, T.bind(index[slot] * w2.tiles + tile), slot) for slot in slots]
+            for values in routed.tiles(parts):
+                for cell, value in zip(sums, values, strict=True):
+                    cell.value = cell.value + value
+
+        with T.serial(chosen // 2) as pair:
+            add([T.bind(2 * pair), T.bind(2 * pair + 1)])
+        if chosen % 2:
+            add([T.int32(chosen - 1)])
         store_rows(y, 0, 0, tile, w2.n, [c.value for c in sums], lanes)
 
     parallel_by_bytes([(w2.tiles, chosen * w2.tile_bytes + s2.tile_bytes, down)])
@@ -130,8 +136,8 @@ def _store_swiglu(
     row: Expr, tile: Expr, lanes: int,
 ) -> None:  # fmt: skip
     """One tile of f = swiglu(gate x, up x) * scale. Rows behind the matrix give zeros."""
-    gated = [T.bind(v) for v in x.tile(gate, at)]
-    upped = [T.bind(v) for v in x.tile(up, at)]
+    gated, upped = ([T.bind(v) for v in values]
+                    for values in x.tiles([(gate, at, 0), (up, at, 0)]))
     for half, (g, u) in enumerate(zip(gated, upped, strict=True)):
         value = swiglu(g, u, limit, lanes) * scale
         put(hidden, value, row, tile * TILE + half * lanes, lanes=lanes)

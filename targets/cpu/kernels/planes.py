@@ -44,30 +44,43 @@ class Planes(Rounded):
         whole = T.bind(reduce(add, [word - self._all(0x4B400000) for word in bits]))
         put(self.sums, reduce(add, [T.Shuffle([whole], [i]) for i in range(lanes)]), row, group)
 
-    def tile(self, weight: Weight, tile: Expr, row: Expr = 0) -> list[Expr]:
-        """16 rows of W x[row] as ``16 // lanes`` vectors; see `gemv.gemv_tile`."""
-        codes, lanes = CODES[weight.codec], self.lanes
-        turns = GROUP // weight.form.step
-        out = T.alloc_buffer((TILE,), "float32")
-        for at in range(0, TILE, lanes):
-            put(out, spread(0.0, lanes), at, lanes=lanes)
+    def tiles(self, parts: Sequence[tuple[Weight, Expr, Expr]]) -> list[list[Expr]]:
+        """For each (W, tile, row) 16 rows of W x[row] as ``16 // lanes`` vectors.
+
+        Weights of one shape are read side by side: each is a stream from memory of its own, and
+        where one begins a page, the others go on.
+        """
+        (weight, *_), lanes = parts[0], self.lanes
+        turns, unit = GROUP // weight.form.step, CODES[weight.codec].unit
+        outs = [T.alloc_buffer((TILE,), "float32") for _ in parts]
+        for out in outs:
+            for at in range(0, TILE, lanes):
+                put(out, spread(0.0, lanes), at, lanes=lanes)
         with T.serial(self.blocks) as block, T.serial(TILE // lanes) as half:
             first = T.bind(block * (DEPTH // GROUP))
-            (total,) = zeros(1, lanes)
+            totals = zeros(len(parts), lanes)
             with T.serial(T.min(DEPTH // GROUP, weight.steps // turns - first)) as g:
                 group = T.bind(first + g)
-                cells = [Cell(self._all(0), lanes, "int32") for _ in range(self.CELLS)]
-                for turn in range(0, turns, self.SPAN):
-                    quads = [u for i in range(self.SPAN)
-                             for u in self._block(weight, tile, group * turns + turn + i, half)]
-                    self._add(cells, quads, row, group * GROUP + turn * weight.form.step)
-                shift = self._all(self.sums[row, group] * codes.zero)
-                whole = T.Cast(f"float32x{lanes}", self._whole(cells) - shift)
-                total.value = total.value + whole * weight.scale(tile, group, half, lanes)
-            grand = Cell(get(out, half * lanes, lanes=lanes), lanes)
-            self.close(grand, total, row, block, codes.unit)
-            put(out, grand.value, half * lanes, lanes=lanes)
-        return [get(out, at, lanes=lanes) for at in range(0, TILE, lanes)]
+                for part, total in zip(parts, totals, strict=True):
+                    total.value = total.value + self._group(*part, group, half)
+            for (_, _, row), total, out in zip(parts, totals, outs, strict=True):
+                grand = Cell(get(out, half * lanes, lanes=lanes), lanes)
+                self.close(grand, total, row, block, unit)
+                put(out, grand.value, half * lanes, lanes=lanes)
+        return [[get(out, at, lanes=lanes) for at in range(0, TILE, lanes)] for out in outs]
+
+    def _group(self, weight: Weight, tile: Expr, row: Expr, group: Expr, half: Expr) -> Expr:
+        """The products of a group, scaled."""
+        lanes, step = self.lanes, weight.form.step
+        turns = GROUP // step
+        cells = [Cell(self._all(0), lanes, "int32") for _ in range(self.CELLS)]
+        for turn in range(0, turns, self.SPAN):
+            quads = [u for i in range(self.SPAN)
+                     for u in self._block(weight, tile, group * turns + turn + i, half)]
+            self._add(cells, quads, row, group * GROUP + turn * step)
+        shift = self._all(self.sums[row, group] * CODES[weight.codec].zero)
+        whole = T.Cast(f"float32x{lanes}", self._whole(cells) - shift)
+        return whole * weight.scale(tile, group, half, lanes)
 
     def _block(self, weight: Weight, tile: Expr, step: Expr, half: Expr) -> list[Expr]:
         """One block of `lanes` rows as vectors of u, lane r the next four k of row r."""
