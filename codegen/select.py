@@ -8,10 +8,8 @@ from dataclasses import dataclass, field
 
 from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.target import Override, Target
-from firstlight.ir import dims
 from firstlight.ir.core import Module, Op
 from firstlight.ir.printer import print_function, print_op
-from firstlight.ir.types import TensorType
 
 
 @dataclass
@@ -42,8 +40,7 @@ class KernelSet:
         symbol = self.symbol(op, module)
         if symbol not in self._own:
             make = self.overrides.get(op.name)
-            fits = make is not None and _of_tokens(op, tokens)
-            self._own[symbol] = make(symbol, op, tokens) if make and fits else None
+            self._own[symbol] = make(symbol, op, tokens) if make else None
         return self._own[symbol]
 
     def symbol(self, op: Op, module: Module) -> str:
@@ -59,15 +56,6 @@ class KernelSet:
             self.native.add(symbol)
             return kernel
         return make_generic(self.target, symbol, op, module)
-
-
-def _of_tokens(op: Op, tokens: int) -> bool:
-    """Whether an op has a row for each token of a call, or one: overrides count rows by S. The
-    blocks of a compressor, where that is not fused, are fewer."""
-    type_ = op.results[0].type if op.results else None
-    if not isinstance(type_, TensorType) or type_.rank < 2:
-        return True
-    return type_.shape[1] in (dims.S, tokens, 1)
 
 
 def make_generic(target: Target, symbol: str, op: Op, module: Module) -> Kernel:

@@ -8,6 +8,7 @@ from typing import Any
 
 from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.target import Executor, Override, Target, Tool
+from firstlight.ir import dims
 from firstlight.ir.core import Op
 from firstlight.ir.types import BLOCK_FP8, GROUP_FP4, StateType, TensorType, row_codec
 from firstlight.passes.capabilities import Capabilities
@@ -54,7 +55,7 @@ def _hand_written(lanes: int, leave: Sequence[str], way: str) -> Mapping[str, Ov
 
     def fitting(override: Override) -> Override:
         return lambda name, op, tokens: (
-            None if _codecs(op) & set(leave) or _for_all_tokens(op, tokens)
+            None if _codecs(op) & set(leave) or _other_rows(op, tokens)
             else override(name, op, tokens))
 
     return {name: fitting(override) for name, override in overrides(lanes, way).items()}
@@ -67,11 +68,13 @@ ONE_ROW = frozenset({"group_linear", "hyper_head", "hyper_pre", "linear", "linea
 """Ops whose kernels know that S tokens may have one row: the last one's."""
 
 
-def _for_all_tokens(op: Op, tokens: int) -> bool:
-    """Whether the kernel would work on S rows where the op has one."""
+def _other_rows(op: Op, tokens: int) -> bool:
+    """Whether the op has other rows than the S that its kernel would work on: one, or those of a
+    compressor's blocks, where that is not fused."""
     kind = op.results[0].type
-    one = isinstance(kind, TensorType) and kind.rank > 1 and kind.shape[1] == 1
-    return one and tokens > 1 and op.name not in ONE_ROW
+    if not isinstance(kind, TensorType) or kind.rank < 2 or kind.shape[1] in (dims.S, tokens):
+        return False
+    return kind.shape[1] != 1 or op.name not in ONE_ROW
 
 
 def _codecs(op: Op) -> set[str]:

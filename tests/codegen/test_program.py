@@ -11,7 +11,6 @@ from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.program import ProgramWriter, Stored
 from firstlight.codegen.select import KernelSet
 from firstlight.codegen.target import Source, Target
-from firstlight.ir import dims
 from firstlight.ir.array import Array, constant
 from firstlight.ir.builder import Builder
 from firstlight.ir.core import Module, Op
@@ -234,17 +233,6 @@ def test_an_override_goes_first_where_it_fits(generic):
     plain = KernelSet(target(rms_norm=sometimes), generic_only=True)
     plain.kernel(fits, Module(), 8)
     assert (plain.native, len(calls)) == (set(), 2)
-
-
-@pytest.mark.parametrize(("rows", "fits"), [(S, True), (1, True), (8, True), (5, False),
-                                            (dims.floordiv(S, 4), False), (dims.add(S, 3), False)])
-def test_an_override_is_for_a_row_of_each_token(generic, rows, fits):
-    """The blocks of a compressor are fewer: a kernel of S rows would write past them."""
-    builder = Builder("main")
-    x = builder.arg(TensorType((B, rows, 6)), "x")
-    kernels = KernelSet(target(rms_norm=lambda symbol, op, tokens: Kernel(symbol, None, ())))
-    kernels.kernel(builder.emit("rms_norm", x, loc="a", eps=1e-6), Module(), 8)
-    assert bool(kernels.native) == fits
 
 
 def test_constants_are_arrays_of_their_type():
