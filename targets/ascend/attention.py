@@ -37,10 +37,10 @@ class Fused(Attentive):
         at, whole = found
         if self.ratio and not self.chosen and whole.capacity < UNIT:        # less than one block
             return None
-        names = ["q", "sink", "pos", "window",
-                 *(n for n in ("slot", "entries", "index") if "entries" in whole.read)]
+        names = ["q", "sink", "pos", "window"]
+        names += ["slot", "entries"] * ("entries" in whole.read) + ["index"] * bool(self.chosen)
         own = {f.name: getattr(whole, f.name) for f in fields(whole)}
-        read = {n: whole.read[n] for n in names if n in whole.read}
+        read = {n: whole.read[n] for n in names}
         return placed(plain, Attention(**own | {"read": read}), plain.steps[:at],
                       plain.steps[at + 1:])
 
