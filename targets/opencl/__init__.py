@@ -53,9 +53,9 @@ def _execute(schedule: Callable[[str], Scheduled], folder: Path) -> Executor | N
 
 
 def _tools() -> Sequence[Tool]:
-    from firstlight.targets.opencl.executor import device_name
+    from firstlight.targets.opencl.executor import device
 
-    return (Tool("OpenCL device", device_name(), "pip install 'firstlight[opencl]'"),)
+    return (Tool("OpenCL device", *device()),)
 
 
 def _versions() -> Mapping[str, str]:

@@ -18,22 +18,30 @@ from firstlight.targets.opencl.source import write
 if TYPE_CHECKING:
     from firstlight.codegen.simt import Scheduled
 
+GET = "pip install 'firstlight[opencl]'"
 ASK = """
+import sys
+from firstlight.runtime.errors import FirstlightError
 from firstlight.runtime.launchers.opencl import OpenClDriver
 driver = OpenClDriver("this machine")
-driver.check()
+try:
+    driver.check()
+except FirstlightError as error:
+    print(f"another OpenCL device: {error.what} ({driver.device.name})")
+    sys.exit(1)
 print(driver.device.name)
 """
 
 
-def device_name() -> str | None:
-    """The device that the launcher would use; None where there is none that works.
+def device() -> tuple[str | None, str]:
+    """The device that the launcher would use, None where there is none that works; how to get one.
 
     A process of its own is asked: where a driver has been used, its threads are missing in all
     processes that are forked later, and that is how kernels are tried.
     """
     done = subprocess.run([sys.executable, "-c", ASK], capture_output=True, text=True)
-    return None if done.returncode else done.stdout.strip()
+    said = done.stdout.strip()
+    return (None, said or GET) if done.returncode else (said, GET)
 
 
 def executor(schedule: Callable[[str], Scheduled], folder: Path) -> DeviceExecutor | None:

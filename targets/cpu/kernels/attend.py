@@ -315,7 +315,7 @@ def _total(sources: Sequence[Rows]) -> Expr:
 
 
 def _row(sources: Sequence[Rows], place: Expr,
-           use: Callable[[StoredRows, Any, Expr], None]) -> None:
+         use: Callable[[StoredRows, Any, Expr], None]) -> None:
     """use(form, memory, start) of the row at `place` of the sources, one after the other."""
     start: Expr = T.int32(0)
     for source in sources:
