@@ -101,10 +101,15 @@ static int workspace_free(int device, int id, void* p) {
   return 0;
 }
 
-/* ---- pool: workers spin a little for the next region, then sleep. Tasks are claimed one by one, several per thread,
- *      so that a core lost to another process costs one task and not its share of the region ---- */
+/* ---- pool: workers spin a little for the next region, then sleep. A region is many small tasks. Each thread starts with
+ *      an equal share of consecutive ones, a long stream from memory, and who has none left takes half of what another
+ *      has: threads end together, also where one of them lost its core to another process ---- */
 
-enum { MAX_THREADS = 256, TASKS_PER_THREAD = 4, SPINS = 1 << 12 };
+enum { MAX_THREADS = 256, TASKS_PER_THREAD = 32, SPINS = 1 << 12 };
+
+typedef struct {
+  _Alignas(64) _Atomic uint64_t tasks; /* the first of them, and in the upper half the one behind the last */
+} share;
 
 struct fl_pool {
   int threads, spins, home;
@@ -117,19 +122,45 @@ struct fl_pool {
   char error[sizeof error_text];
   _Alignas(64) atomic_uint epoch; /* odd: a region is open */
   atomic_int stop, sleepers, started;
-  _Alignas(64) atomic_int next;   /* the next task to claim */
   _Alignas(64) atomic_int inside; /* workers that may still touch the region */
   _Alignas(64) atomic_int owned;  /* some thread owns the pool for its region */
   atomic_int failed;
+  share shares[MAX_THREADS]; /* the owner's is the first */
 };
 
 /* The pool a run uses. NULL in workers and inside a region, where a nested region runs inline. */
 static _Thread_local fl_pool* current;
 
-static void drain(fl_pool* p) {
+static uint64_t range(uint32_t first, uint32_t last) { return first | (uint64_t)last << 32; }
+
+/* The next task of a share, or -1. */
+static int next_task(share* s) {
+  uint64_t r = atomic_load(&s->tasks);
+  while ((uint32_t)r < r >> 32)
+    if (atomic_compare_exchange_weak(&s->tasks, &r, r + 1)) return (int)(uint32_t)r;
+  return -1;
+}
+
+/* The upper half of a share's tasks becomes `to`; 0 if it has none. */
+static int halve(share* from, share* to) {
+  uint64_t r = atomic_load(&from->tasks);
+  for (uint32_t first, last; (first = (uint32_t)r) < (last = (uint32_t)(r >> 32));) {
+    uint32_t middle = first + (last - first) / 2;
+    if (!atomic_compare_exchange_weak(&from->tasks, &r, range(first, middle))) continue;
+    atomic_store(&to->tasks, range(middle, last));
+    return 1;
+  }
+  return 0;
+}
+
+static void drain(fl_pool* p, int index) {
   task_env env = {NULL, p->n_tasks};
-  for (int t; (t = atomic_fetch_add_explicit(&p->next, 1, memory_order_relaxed)) < env.n_tasks;)
-    if (p->fn(t, &env, p->data) && !atomic_exchange(&p->failed, 1)) memcpy(p->error, error_text, sizeof error_text);
+  share* own = p->shares + index;
+  for (int other = 0; other < p->threads;) {
+    for (int t; (t = next_task(own)) >= 0; other = 0)
+      if (p->fn(t, &env, p->data) && !atomic_exchange(&p->failed, 1)) memcpy(p->error, error_text, sizeof error_text);
+    other += !halve(p->shares + (index + other) % p->threads, own);
+  }
 }
 
 /* A new thread starts on its parent's core and may stay there for 20 ms. It moves to a core of its own once and then
@@ -157,13 +188,14 @@ static unsigned wait_for_change(fl_pool* p, unsigned seen) {
 
 static void* worker(void* pool) {
   fl_pool* p = pool;
-  spread(p, atomic_fetch_add(&p->started, 1) + 1);
+  int index = atomic_fetch_add(&p->started, 1) + 1;
+  spread(p, index);
   for (unsigned e = 0;;) {
     e = wait_for_change(p, e);
     if (atomic_load(&p->stop)) return NULL;
     if (!(e & 1)) continue;
     atomic_fetch_add(&p->inside, 1);
-    if (atomic_load(&p->epoch) == e) drain(p); /* still open: its owner waits for us */
+    if (atomic_load(&p->epoch) == e) drain(p, index); /* still open: its owner waits for us */
     workspace_reset();
     atomic_fetch_sub_explicit(&p->inside, 1, memory_order_release);
   }
@@ -185,10 +217,12 @@ static int parallel_launch(task_fn fn, void* data, int n) {
     return fn(0, &whole, data);
   }
   p->fn = fn, p->data = data, p->n_tasks = n ? n : p->threads * TASKS_PER_THREAD;
-  p->failed = p->next = 0;
+  for (int i = 0; i < p->threads; ++i)
+    p->shares[i].tasks = range(p->n_tasks * i / p->threads, p->n_tasks * (i + 1) / p->threads);
+  p->failed = 0;
   change_epoch(p, 1);
   current = NULL;
-  drain(p);
+  drain(p, 0);
   current = p;
   atomic_fetch_add(&p->epoch, 1); /* closed; sleepers need not know */
   for (int i = 0; atomic_load_explicit(&p->inside, memory_order_acquire); ++i)

@@ -72,8 +72,10 @@ TARGETS = (
     _x86("cpu-x86-64-v3-zen", "AVX2 and FMA, AMD Zen", (*V3, "clzero"), 8, "x86-64-v3",
          exact="lifted", fast="lifted words"),
     _x86("cpu-x86-64-v4", "AVX-512", V4, 16, "x86-64-v4", fast="words"),
-    _x86("cpu-x86-64-v4-vnni", "AVX-512 and VNNI (Ice Lake, Zen 4 and later)", VNNI, 16,
+    _x86("cpu-x86-64-v4-vnni", "AVX-512 and VNNI (from Ice Lake on)", VNNI, 16,
          "x86-64-v4", "+avx512vnni", "+avx512vbmi", fast="vnni"),
+    _x86("cpu-x86-64-v4-vnni-zen", "AVX-512 and VNNI, AMD Zen", (*VNNI, "clzero"), 16,
+         "x86-64-v4", "+avx512vnni", "+avx512vbmi", exact="lifted", fast="lifted vnni"),
     # four bits are decoded by an instruction of x86
     _foreign("cpu-aarch64", "64-bit Arm CPUs with dotprod", ARM, "aarch64",
              ("asimd", "asimddp"), FOUR_BITS),

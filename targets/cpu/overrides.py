@@ -98,7 +98,8 @@ def _group_linear(name: str, op: Op, tokens: int, lanes: int, way: str = "") -> 
 
 def _embedding(name: str, op: Op, tokens: int, lanes: int) -> Kernel | None:
     table, _ = op.operands
-    return embedding.embedding(name, _shape(table)[1], _codec(table), lanes) if _small(
+    return embedding.embedding(
+        name, _shape(table)[1], _codec(table), _tokens(op, tokens), lanes) if _small(
         table) else None
 
 
@@ -122,8 +123,8 @@ def _rms_norm(name: str, op: Op, tokens: int, lanes: int) -> Kernel | None:
     if not _small(*w):
         return None
     heads, width = _heads(x)
-    return norms.rms_norm(name, width=width, eps=op.attrs["eps"], heads=heads,
-                          weight=_codec(w[0]) if w else None, lanes=lanes)
+    return norms.rms_norm(name, width=width, eps=op.attrs["eps"], tokens=_tokens(op, tokens),
+                          heads=heads, weight=_codec(w[0]) if w else None, lanes=lanes)
 
 
 def _norm_rope(name: str, op: Op, tokens: int, lanes: int) -> Kernel | None:
@@ -132,14 +133,15 @@ def _norm_rope(name: str, op: Op, tokens: int, lanes: int) -> Kernel | None:
         return None
     heads, width = _heads(x)
     return norms.norm_rope(name, width=width, pairs=_shape(freqs)[0], eps=op.attrs["eps"],
-                           heads=heads, weight=_codec(w[0]) if w else None, lanes=lanes)
+                           tokens=_tokens(op, tokens), heads=heads,
+                           weight=_codec(w[0]) if w else None, lanes=lanes)
 
 
 def _rope(name: str, op: Op, tokens: int, lanes: int) -> Kernel | None:
     x, _, freqs = op.operands
     heads, width = _heads(x)
     return rope.rope(name, heads=heads, width=width, pairs=_shape(freqs)[0],
-                     inverse=op.attrs["inverse"], lanes=lanes)
+                     tokens=_tokens(op, tokens), inverse=op.attrs["inverse"], lanes=lanes)
 
 
 def _compress(name: str, op: Op, tokens: int, lanes: int) -> Kernel | None:
@@ -203,7 +205,8 @@ def _hyper_head(name: str, op: Op, tokens: int, lanes: int) -> Kernel | None:
 
 def _hyper_post(name: str, op: Op, tokens: int, lanes: int) -> Kernel | None:
     streams, width = _inner(op.operands[0])
-    return hyper.hyper_post(name, streams=streams, width=width, lanes=lanes)
+    return hyper.hyper_post(name, streams=streams, width=width, tokens=_tokens(op, tokens),
+                            lanes=lanes)
 
 
 def _route(name: str, op: Op, tokens: int, lanes: int) -> Kernel | None:
@@ -222,7 +225,8 @@ def _route_hash(name: str, op: Op, tokens: int, lanes: int) -> Kernel | None:
         return None
     return route.route_hash(
         name, experts=_shape(gate)[0], width=_inner(x)[0], k=_shape(table)[1],
-        scale=op.attrs["scale"], gate=_codec(gate), table=_codec(table), lanes=lanes)
+        scale=op.attrs["scale"], tokens=_tokens(op, tokens), gate=_codec(gate), table=_codec(table),
+        lanes=lanes)
 
 
 FACTORIES: dict[str, Factory] = {

@@ -14,6 +14,8 @@ VNNI = "vnni"
 OPTIONS = {8: {"mcpu": "x86-64-v3"}, 16: {"mcpu": "x86-64-v4"},
            VNNI: {"mcpu": "x86-64-v4", "vector-width": 512,
                   "mattr": ["+avx512vnni", "+avx512vbmi"]}}
+MOST = [8, 1 << 20]
+"""Tokens that a kernel is built for: few, for one thread, and many."""
 LANES = [8, 16] if "avx512vl" in Path("/proc/cpuinfo").read_text() else [8]
 """Vector widths whose instructions this machine has."""
 

@@ -17,6 +17,7 @@ WAYS: dict[str, tuple[tuple[type[Any], ...], tuple[type[Any], ...]]] = {
     "lifted": ((lifted.Lifted,), ()),
     "lifted words": ((planes.PairPlanes, words.Words, lifted.Lifted), (words.Words,)),
     "vnni": ((planes.VnniPlanes,), (words.VnniWords,)),
+    "lifted vnni": ((planes.VnniPlanes, lifted.Lifted), (words.VnniWords,)),
 }
 """Preparations for one token and for many, by name; "" for float32 as it is. Of several the first
 that knows the codec of a weight."""

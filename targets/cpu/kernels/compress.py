@@ -14,6 +14,7 @@ from firstlight.codegen.tvm_bridge import T, prim_func
 from firstlight.targets.cpu.kernels.norms import normalize
 from firstlight.targets.cpu.kernels.rope import table
 from firstlight.targets.cpu.kernels.rows import StoredRows, hadamard
+from firstlight.targets.cpu.kernels.schedule import loop
 from firstlight.targets.cpu.kernels.vecmath import (
     STORAGE,
     Cell,
@@ -105,7 +106,7 @@ def compress(
         with T.If(new > 0), T.Then():
             pooled = T.alloc_buffer((-(-tokens // m) * c,), "float32")
             lines = -(-c // LINE)
-            with T.parallel(new * lines) as task:
+            with loop(new * lines, tokens * w) as task:
                 block, line = T.bind(done + task // lines), T.bind(task % lines * LINE)
                 base = T.bind((block - done) * c)
 
@@ -119,7 +120,7 @@ def compress(
                     with T.Else():
                         with T.serial(line, c) as at:
                             write(at, 1)
-            with T.parallel(new) as i:
+            with loop(new, -(-tokens // m) * c) as i:
                 block = T.bind(done + i)
                 base = T.bind(i * c)
                 normalize(
@@ -132,7 +133,7 @@ def compress(
                 stored.store(pooled, base, entries,
                              T.bind(entries_base + wide(block) * stored.size))
 
-        with T.parallel(T.min(S, rows)) as i:
+        with loop(T.min(S, rows), min(tokens, rows) * w) as i:
             token = T.bind(T.max(S - rows, 0) + i)
             t = T.bind(pos + token)
             base = T.bind(partial_base + wide(t % rows) * (2 * w))

@@ -8,6 +8,7 @@ from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.tvm_bridge import T, prim_func
 from firstlight.targets.cpu.kernels.dots import for_tokens, matvec
 from firstlight.targets.cpu.kernels.norms import inverse_rms, normalize
+from firstlight.targets.cpu.kernels.schedule import loop
 from firstlight.targets.cpu.kernels.vecmath import (
     STORAGE,
     Cell,
@@ -109,13 +110,13 @@ def hyper_head(
     return Kernel(name, prim_func(name, pointers, body), (None,) * 5)
 
 
-def hyper_post(name: str, *, streams: int, width: int, lanes: int = 8) -> Kernel:
+def hyper_post(name: str, *, streams: int, width: int, tokens: int, lanes: int = 8) -> Kernel:
     """X[S, N, D], y[S, D], post[S, N], comb[S, N, N] -> X': post_k y + sum_j comb[j, k] X_j."""
     n = streams
 
     def body(x_: Expr, y_: Expr, post_: Expr, comb_: Expr, out_: Expr, S: Expr) -> None:
         x, y, post, comb, out = (flat(p) for p in (x_, y_, post_, comb_, out_))
-        with T.parallel(S) as token:
+        with loop(S, tokens * n * width) as token:
             base = T.bind(wide(token) * (n * width))
             gains = [T.bind(get(post, token * n + j)) for j in range(n)]
             mix = [[T.bind(get(comb, (token * n + j) * n + i)) for i in range(n)] for j in range(n)]

@@ -21,16 +21,16 @@ LIFT = 60
 """The largest activation of a block gets this exponent; smaller ones than 2**-60 a lower one."""
 LOST = 120
 """Codes are read as their value times 2**-120."""
+PAIRS = TILE // 2
+"""Pairs of rows in a tile: a pair is a lane."""
 
 
 class Lifted:
-    """Rows of activations times powers of two, one for every 128 columns; 256-bit vectors."""
+    """Rows of activations times powers of two, one for every 128 columns."""
 
     CODECS = frozenset({"fp8e4m3/128x128:ue8m0"})
 
     def __init__(self, rows: int, k: int, lanes: int) -> None:
-        if lanes != 8:
-            raise ValueError(f"vectors of {lanes} float32: the orders here are those of 8")
         self.rows, self.lanes, self.blocks = rows, lanes, -(-k // DEPTH)
         self.values = T.alloc_buffer((rows, self.blocks * DEPTH), "float32")
         self.backs = T.alloc_buffer((rows, self.blocks), "float32")
@@ -53,35 +53,43 @@ class Lifted:
                 put(self.values, get(x, row, at, lanes=lanes) * lift, row, at, lanes=lanes)
 
     def tile(self, weight: Weight, tile: Expr, row: Expr = 0) -> list[Expr]:
-        """16 rows of W x[row] as two vectors; see `gemv.gemv_tile`."""
+        """16 rows of W x[row] as ``16 // lanes`` vectors; see `gemv.gemv_tile`."""
         lanes, step = self.lanes, weight.form.step
         grands = zeros(TILE // lanes, lanes)
         with T.serial(weight.padded // DEPTH) as block:
-            sums = [zeros(step, lanes) for _ in ("even rows", "odd rows")]
+            sums = [zeros(step * PAIRS // lanes, lanes) for _ in ("even rows", "odd rows")]
             with T.serial(DEPTH // step) as s:
                 at = T.bind(block * (DEPTH // step) + s)
-                for k, words in enumerate(_words(weight, tile, at, lanes)):
-                    a = T.bind(spread(self.values[row, at * step + k], lanes))
+                for i, (columns, words) in enumerate(_words(weight, tile, at, lanes)):
+                    each = [T.broadcast(self.values[row, at * step + k], PAIRS) for k in columns]
+                    a = T.bind(T.Shuffle(each, list(range(lanes))))
                     for cells, value in zip(sums, word_pair(words, lanes), strict=True):
-                        cells[k].value = T.fma(value, a, cells[k].value)
-            even, odd = (T.bind(tree([c.value for c in cells])) for cells in sums)
+                        cells[i].value = T.fma(value, a, cells[i].value)
+            rows = [T.bind(tree([c.value for c in cells])) for cells in sums]
             back = T.bind(spread(self.backs[row, block], lanes))
             for half, grand in enumerate(grands):
                 first = half * lanes // 2
-                order = [i + odd_ * lanes for i in range(first, first + lanes // 2)
-                         for odd_ in (0, 1)]
-                value = T.Shuffle([even, odd], order) * spread(2.0 ** (LOST - LIFT), lanes) * back
+                order = [i + odd * lanes for i in range(first, first + lanes // 2)
+                         for odd in (0, 1)][:TILE]
+                value = T.Shuffle(rows, order)
+                if lanes == TILE:
+                    value = value + T.Shuffle(rows, [i + PAIRS for i in order])
+                value = value * spread(2.0 ** (LOST - LIFT), lanes) * back
                 grand.value = grand.value + value * weight.scale(tile, block, half, lanes)
         return [grand.value for grand in grands]
 
 
-def _words(weight: Weight, tile: Expr, step: Expr, lanes: int) -> list[Expr]:
-    """A block as words of 16 rows for each of its four k: sign, 0000, exponent, mantissa, 0000."""
+def _words(weight: Weight, tile: Expr, step: Expr, lanes: int) -> list[tuple[list[int], Expr]]:
+    """A block as words of pairs of rows, with their columns: sign, 0000, exponent, mantissa, 0000.
+
+    A vector of eight pairs has one column, one of sixteen the rows twice, in two columns.
+    """
     read, out = weight.reader(tile, step), []
     mask = T.broadcast(T.int16(0x87F0 - 0x10000), 2 * lanes)
-    for pair in (0, 1):
-        v = T.bind(T.reinterpret(f"int16x{2 * lanes}", read(4 * lanes * pair, 4 * lanes)))
-        for top in (T.shift_left(v, T.broadcast(T.int16(8), 2 * lanes)), v):
+    for first in range(0, weight.form.step, lanes // 4):
+        v = T.bind(T.reinterpret(f"int16x{2 * lanes}", read(TILE * first, 4 * lanes)))
+        for odd, top in enumerate((T.shift_left(v, T.broadcast(T.int16(8), 2 * lanes)), v)):
             word = T.bitwise_and(T.shift_right(top, T.broadcast(T.int16(4), 2 * lanes)), mask)
-            out.append(T.bind(T.reinterpret(f"uint32x{lanes}", word)))
+            columns = [first + odd + 2 * i for i in range(lanes // PAIRS)]
+            out.append((columns, T.bind(T.reinterpret(f"uint32x{lanes}", word))))
     return out

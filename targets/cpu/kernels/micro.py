@@ -191,13 +191,13 @@ MICROS = {
 }
 
 
-AHEAD = 6144
-"""Bytes that software prefetch runs ahead of the decoder. Measured on Sapphire Rapids, weights in
-memory: 2048 to 4096 nearly double the speed of fp4 (the decoder's instructions fill the window that
-would otherwise look ahead), 512 gains half of that, and the non-temporal hint loses. A core of
-Zen 5 reads 40 GB/s alone: 2048 bytes, what is due in 50 ns, come too late, and a token takes 1.15
-to 1.2 times as long as with 4096 to 8192. Fetching to the second level only gains half of that,
-fetching scales nothing."""
+FAR, NEAR = 4096, 512
+"""Bytes that software prefetch runs ahead of the decoder, to the second-level and to the nearest
+cache. A decoder's instructions fill the window that would otherwise look ahead: without prefetch
+fp4 reads at half the speed on Sapphire Rapids. What is due soon needs 4096 bytes on a core of Zen 5
+(40 GB/s: 2048 are due in 50 ns). A core of Zen 4 waits for no more than two dozen lines of its
+nearest cache, so that fetching all to there leaves reading and decoding one after the other: a
+token takes 1.07 times as long. The non-temporal hint loses, fetching scales gains nothing."""
 
 
 class Weight:
@@ -234,15 +234,15 @@ class Weight:
     def block(self, tile: Expr, step: Expr, lanes: int) -> list[list[Expr]]:
         """vectors[half][k] of one block, in `micro.unit`. `tile` counts over all matrices.
 
-        Also fetches the block that will be due in a while; it may lie behind the last tile.
+        Also fetches blocks that will be due in a while; they may lie behind the last tile.
         """
         return self.micro.decode(self.reader(tile, step), lanes)
 
     def reader(self, tile: Expr, step: Expr) -> Callable[[int, int], Expr]:
         """(offset, n) -> n elements of a block as they are stored; see `block`."""
         base = (wide(tile) * self.steps + wide(step)) * self.form.words
-        ahead = self._codes[base + AHEAD // self.form.block_bytes * self.form.words]
-        fetch(ahead)
+        for ahead, level in ((FAR, 2), (NEAR, 1)):
+            fetch(self._codes[base + ahead // self.form.block_bytes * self.form.words], level)
         return lambda offset, n: get(self._codes, base + offset, lanes=n)
 
     def scale(self, tile: Expr, group: Expr, half: int, lanes: int) -> Expr:

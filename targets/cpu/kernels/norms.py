@@ -8,6 +8,7 @@ from typing import Any
 from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.tvm_bridge import T, prim_func
 from firstlight.targets.cpu.kernels.rope import head_groups, table
+from firstlight.targets.cpu.kernels.schedule import loop
 from firstlight.targets.cpu.kernels.vecmath import (
     STORAGE,
     Expr,
@@ -49,8 +50,9 @@ def normalize(
 
 
 def rms_norm(
-    name: str, *, width: int, eps: float, heads: int = 1, weight: str | None = None, lanes: int = 8
-) -> Kernel:
+    name: str, *, width: int, eps: float, tokens: int, heads: int = 1, weight: str | None = None,
+    lanes: int = 8,
+) -> Kernel:  # fmt: skip
     """x[S, heads, width], [w[width] stored as `weight`: f32, bf16, f16] -> y."""
     weights = [] if weight is None else [("w", STORAGE[weight])]
 
@@ -58,7 +60,7 @@ def rms_norm(
         x_, *w_, y_, S = args
         x, y = flat(x_), flat(y_)
         w = _weight(w_, weight)
-        with T.parallel(S * heads) as row:
+        with loop(S * heads, tokens * heads * width) as row:
             base = T.bind(wide(row) * width)
             normalize(x, base, y, base, width, eps, lanes, w)
 
@@ -67,8 +69,8 @@ def rms_norm(
 
 
 def norm_rope(
-    name: str, *, width: int, pairs: int, eps: float, heads: int = 1, weight: str | None = None,
-    lanes: int = 8,
+    name: str, *, width: int, pairs: int, eps: float, tokens: int, heads: int = 1,
+    weight: str | None = None, lanes: int = 8,
 ) -> Kernel:  # fmt: skip
     """x[S, heads, width], [w[width]], positions[S] i32, freqs[pairs] -> rope(rms_norm(x, w))."""
     groups, per_group = head_groups(heads, width)
@@ -79,7 +81,7 @@ def norm_rope(
         x, freqs, y = flat(x_), flat(freqs_), flat(y_)
         positions = flat(positions_, "int32")
         w = _weight(w_, weight)
-        with T.parallel(S * groups) as task:
+        with loop(S * groups, tokens * heads * width) as task:
             token, first = T.bind(task // groups), T.bind(task % groups * per_group)
             turn = table(freqs, pairs, positions[token], lanes)
             with T.serial(first, T.min(first + per_group, heads)) as head:

@@ -7,6 +7,7 @@ from typing import Any
 
 from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.tvm_bridge import T, prim_func
+from firstlight.targets.cpu.kernels.schedule import loop
 from firstlight.targets.cpu.kernels.vecmath import (
     Expr,
     flat,
@@ -84,15 +85,16 @@ def head_groups(heads: int, width: int) -> tuple[int, int]:
 
 
 def rope(
-    name: str, *, heads: int, width: int, pairs: int, inverse: bool = False, lanes: int = 8
-) -> Kernel:
+    name: str, *, heads: int, width: int, pairs: int, tokens: int, inverse: bool = False,
+    lanes: int = 8,
+) -> Kernel:  # fmt: skip
     """x[S, heads, width], positions[S] i32, freqs[pairs] -> y: the last 2 * pairs values turned."""
     groups, per_group = head_groups(heads, width)
 
     def body(x_: Expr, positions_: Expr, freqs_: Expr, y_: Expr, S: Expr) -> None:
         x, freqs, y = flat(x_), flat(freqs_), flat(y_)
         positions = flat(positions_, "int32")
-        with T.parallel(S * groups) as task:
+        with loop(S * groups, tokens * heads * width) as task:
             token, first = T.bind(task // groups), T.bind(task % groups * per_group)
             turn = table(freqs, pairs, positions[token], lanes, inverse)
             with T.serial(first, T.min(first + per_group, heads)) as head:

@@ -8,6 +8,7 @@ from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.tvm_bridge import T, prim_func
 from firstlight.ir.composites.moe import TINY
 from firstlight.targets.cpu.kernels.dots import dot_tile, for_tokens, matvec
+from firstlight.targets.cpu.kernels.schedule import loop
 from firstlight.targets.cpu.kernels.vecmath import (
     STORAGE,
     Cell,
@@ -70,7 +71,7 @@ def route(
 
 
 def route_hash(
-    name: str, *, experts: int, width: int, k: int, scale: float, gate: str = "f32",
+    name: str, *, experts: int, width: int, k: int, scale: float, tokens: int, gate: str = "f32",
     table: str = "i64", lanes: int = 8,
 ) -> Kernel:  # fmt: skip
     """x[S,D], gate[E,D], table[V,k], tokens[S] i32 -> idx[S,k] i32 = table[tokens], weights[S,k].
@@ -82,10 +83,10 @@ def route_hash(
     def body(x_: Expr, gate_: Expr, table_: Expr, tokens_: Expr, idx_: Expr, weights_: Expr,
              S: Expr) -> None:  # fmt: skip
         x, w, listed = flat(x_), flat(gate_, STORAGE[gate]), flat(table_, STORAGE[table])
-        tokens, idx, weights = flat(tokens_, "int32"), flat(idx_, "int32"), flat(weights_)
-        with T.parallel(S) as token:
+        ids, idx, weights = flat(tokens_, "int32"), flat(idx_, "int32"), flat(weights_)
+        with loop(S, tokens * k * width) as token:
             out = T.bind(wide(token) * k)
-            place = T.bind(wide(tokens[token]) * k)
+            place = T.bind(wide(ids[token]) * k)
             with T.serial(k) as i:
                 put(idx, T.Cast("int32", listed[place + i]), out + i)
             with T.serial(k // rows) as turn:

@@ -1,8 +1,9 @@
-"""How the tiles of several weights become one balanced parallel region."""
+"""How loops are shared among threads."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from firstlight.codegen.tvm_bridge import T
 from firstlight.targets.cpu.kernels.vecmath import Expr, wide
@@ -10,9 +11,21 @@ from firstlight.targets.cpu.kernels.vecmath import Expr, wide
 CHUNKS = 512
 """Most chunks of a region: several for each thread of any machine we know."""
 
+FEW = 1 << 15
+"""Values that one thread works on in the time that it takes to start others, and to fetch from
+their caches what they wrote: some microseconds where two cores share no cache."""
+
+
+def loop(count: Expr, values: int) -> Any:
+    """A loop over `count` rows, shared if there may be more than `FEW` values in all of them.
+
+    Kernels are given the most `tokens` of a call to know that.
+    """
+    return T.parallel(count) if values > FEW else T.serial(count)
+
 
 def parallel_by_bytes(work: Sequence[tuple[int, int, Callable[[Expr], None]]]) -> None:
-    """Run every tile of every segment once, in chunks that read equally many bytes.
+    """Make the tiles of several weights one balanced region: chunks read equally many bytes.
 
     Args:
         work: for each segment (tiles, bytes per tile, body called once with the tile number).

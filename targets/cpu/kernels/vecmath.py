@@ -46,9 +46,9 @@ def put(buffer: Any, value: Expr, *index: Expr, lanes: int = 1) -> None:
     T.buffer_store(buffer, value, [*index[:-1], last])
 
 
-def fetch(element: Expr) -> None:
-    """Bring the line of an element, which may lie behind its buffer, to the nearest cache."""
-    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", T.address_of(element), 0, 3, 1))
+def fetch(element: Expr, level: int = 1) -> None:
+    """Bring the line of an element, which may lie behind its buffer, to a cache of this level."""
+    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", T.address_of(element), 0, 4 - level, 1))
 
 
 class Cell:

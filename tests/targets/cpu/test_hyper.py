@@ -6,7 +6,7 @@ import pytest
 from firstlight.ir import composites  # noqa: F401  (fills the op table)
 from firstlight.ir.registry import lookup
 from firstlight.targets.cpu.kernels.hyper import hyper_head, hyper_post, hyper_pre
-from support.kernel_call import LANES, Compiled, max_error, to_bf16
+from support.kernel_call import LANES, MOST, Compiled, max_error, to_bf16
 
 SHAPES = [(4, 64), (2, 13), (3, 40), (1, 9)]
 
@@ -64,9 +64,10 @@ def test_head_with_bf16_vectors(shape, decode_only):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_post(shape):
+@pytest.mark.parametrize("most", MOST)
+def test_post(shape, most):
     n, width = shape
-    kernel = Compiled(hyper_post("k", streams=n, width=width))
+    kernel = Compiled(hyper_post("k", streams=n, width=width, tokens=most))
     rng = np.random.default_rng(n)
     for tokens in (1, 3):
         x = streams_of(tokens, n, width)

@@ -7,7 +7,7 @@ from firstlight.codegen.tvm_bridge import spills
 from firstlight.ir.codecs import decode_weight
 from firstlight.targets.cpu.kernels.layouts import PLAIN, pack
 from firstlight.targets.cpu.kernels.linear import group_linear, linears
-from support.kernel_call import OPTIONS, Compiled
+from support.kernel_call import LANES, OPTIONS, Compiled
 from support.packed import FP4, FP8, random_weight
 
 WAYS = ("", "lifted")
@@ -24,7 +24,8 @@ def inputs(kind: str, k: int) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", ["normal", "zeros", "tiny", "huge", "outliers", "one"])
 @pytest.mark.parametrize("subnormal", [False, True])
-def test_the_same_bits(kind, subnormal):
+@pytest.mark.parametrize("lanes", LANES)
+def test_the_same_bits(kind, subnormal, lanes):
     for k in (128, 200, 512):
         rng = np.random.default_rng(k)
         weight = random_weight(rng, FP8, (40, k), exponents=(100, 140))
@@ -35,29 +36,31 @@ def test_the_same_bits(kind, subnormal):
         pointers = pack(PLAIN, codes, scales, FP8, (40, k))
         x = inputs(kind, k)
         exact, lifted = (
-            Compiled(linears("l", [(40, FP8)], k, 1, 8, way))(
+            Compiled(linears("l", [(40, FP8)], k, 1, lanes, way), lanes)(
                 [x, *pointers], [np.empty((1, 40), np.float32)], 1)[0] for way in WAYS)
         assert np.array_equal(exact, lifted)
         scale = np.abs(x).astype(np.float64) @ np.abs(value).T + 1e-300
         assert (np.abs(lifted - x.astype(np.float64) @ value.T) / scale).max() < 3e-7
 
 
-def test_beside_other_codecs_and_in_groups():
+@pytest.mark.parametrize("lanes", LANES)
+def test_beside_other_codecs_and_in_groups(lanes):
     rng = np.random.default_rng(2)
     x = rng.standard_normal((1, 160)).astype(np.float32)
     weights = [random_weight(rng, codec, (n, 160)) for n, codec in ((24, FP4), (33, FP8))]
     pointers = [p for w in weights for p in w.pointers]
-    runs = [Compiled(linears("l", [(24, FP4), (33, FP8)], 160, 1, 8, way))(
+    runs = [Compiled(linears("l", [(24, FP4), (33, FP8)], 160, 1, lanes, way), lanes)(
         [x, *pointers], [np.empty((1, n), np.float32) for n in (24, 33)], 1) for way in WAYS]
     for exact, lifted in zip(*runs, strict=True):
         assert np.array_equal(exact, lifted)
     x = rng.standard_normal((1, 3, 64)).astype(np.float32)
     weight = random_weight(rng, FP8, (3 * 40, 64), "tile16.grouped3")
-    exact, lifted = (Compiled(group_linear("g", 3, 40, 64, FP8, 1, 8, way))(
+    exact, lifted = (Compiled(group_linear("g", 3, 40, 64, FP8, 1, lanes, way), lanes)(
         [x, *weight.pointers], [np.empty((1, 3, 40), np.float32)], 1)[0] for way in WAYS)
     assert np.array_equal(exact, lifted)
 
 
-def test_no_spills():
-    kernel = linears("l", [(64, FP8)], 512, 1, 8, "lifted")
-    assert spills({"l": kernel.func}, OPTIONS[8])["l"] <= 4
+@pytest.mark.parametrize("lanes", LANES)
+def test_no_spills(lanes):
+    kernel = linears("l", [(64, FP8)], 512, 1, lanes, "lifted")
+    assert spills({"l": kernel.func}, OPTIONS[lanes])["l"] <= 4

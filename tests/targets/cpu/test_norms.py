@@ -7,7 +7,7 @@ from firstlight.ir import composites  # noqa: F401  (fills the op table)
 from firstlight.ir.registry import lookup
 from firstlight.targets.cpu.kernels.norms import norm_rope, rms_norm
 from firstlight.targets.cpu.kernels.rope import rope
-from support.kernel_call import LANES, Compiled, max_error, to_bf16
+from support.kernel_call import LANES, MOST, Compiled, max_error, to_bf16
 
 EPS = 1e-6
 SHAPES = [(1, 8, 2), (3, 13, 2), (1, 21, 5), (16, 512, 32), (2, 64, 32), (5, 7, 1)]
@@ -34,9 +34,11 @@ def inputs(tokens: int, heads: int, width: int, pairs: int):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("inverse", [False, True])
-def test_rope(shape, inverse):
+@pytest.mark.parametrize("most", MOST)
+def test_rope(shape, inverse, most):
     heads, width, pairs = shape
-    kernel = Compiled(rope("k", heads=heads, width=width, pairs=pairs, inverse=inverse))
+    kernel = Compiled(rope("k", heads=heads, width=width, pairs=pairs, tokens=most,
+                           inverse=inverse))
     for tokens in (1, 6):
         x, positions, freqs, _ = inputs(tokens, heads, width, pairs)
         (got,) = kernel([x, positions, freqs], [x], tokens)
@@ -47,9 +49,11 @@ def test_rope(shape, inverse):
 
 @pytest.mark.parametrize(("shape", "codec"), list(zip(SHAPES, CODECS, strict=True)))
 @pytest.mark.parametrize("lanes", LANES)
-def test_norm_and_norm_rope(shape, codec, lanes):
+@pytest.mark.parametrize("most", MOST)
+def test_norm_and_norm_rope(shape, codec, lanes, most):
     heads, width, pairs = shape
-    options = {"heads": heads, "width": width, "eps": EPS, "weight": codec, "lanes": lanes}
+    options = {"heads": heads, "width": width, "eps": EPS, "weight": codec, "tokens": most,
+               "lanes": lanes}
     norm = Compiled(rms_norm("k", **options), lanes)
     both = Compiled(norm_rope("k", pairs=pairs, **options), lanes)
     for tokens in (1, 6):

@@ -6,7 +6,7 @@ import pytest
 from firstlight.ir import composites  # noqa: F401  (fills the op table)
 from firstlight.ir.registry import lookup
 from firstlight.targets.cpu.kernels.route import route, route_hash
-from support.kernel_call import LANES, Compiled, max_error, to_bf16
+from support.kernel_call import LANES, MOST, Compiled, max_error, to_bf16
 
 SHAPES = [(5, 13, 2), (64, 48, 6), (2, 8, 1), (9, 24, 9)]
 
@@ -60,13 +60,15 @@ def test_ties_and_extreme_gates(decode_only):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("stored", [("i64", np.int64), ("i32", np.int32)])
-def test_hash(shape, stored):
+@pytest.mark.parametrize("most", MOST)
+def test_hash(shape, stored, most):
     experts, width, k = shape
     codec, dtype = stored
     rng = np.random.default_rng(k)
     table = np.stack([rng.permutation(experts)[:k] for _ in range(11)]).astype(dtype)
     kernel = Compiled(
-        route_hash("k", experts=experts, width=width, k=k, scale=1.5, gate="bf16", table=codec)
+        route_hash("k", experts=experts, width=width, k=k, scale=1.5, tokens=most, gate="bf16",
+                   table=codec)
     )
     for tokens in (1, 6):
         x, bits, gate = inputs(tokens, experts, width)
