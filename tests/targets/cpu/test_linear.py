@@ -87,7 +87,7 @@ def test_embedding(codec, d, lanes):
     rng = np.random.default_rng(d)
     table = random_weight(rng, codec, (11, d))
     ids = np.array([10, 0, 0, 7], np.int32)
-    call = Compiled(embedding("embedding", d, codec, lanes), lanes)
+    call = Compiled(embedding("embedding", d, codec, 4, lanes), lanes)
     stored = table.codes.view(np.float16) if codec == "f16" else table.codes
     (y,) = call([stored, ids], [np.empty((4, d), np.float32)], 4)
     assert np.array_equal(y, table.value[ids])
