@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from firstlight.codegen.debug import DebugTable
+from firstlight.codegen.regions import regions
 from firstlight.codegen.select import KernelSet
 from firstlight.codegen.signature import signature
 from firstlight.codegen.target import Entry
@@ -84,7 +85,9 @@ class ProgramWriter:
 
     def debug(self) -> dict[str, Any]:
         """The content of debug.json."""
-        return self._debug.document()
+        made = self.kernels.kernels
+        return {**self._debug.document(),
+                "regions": {name: regions(made[name].func) for name in self._symbols}}
 
     def _step(self, step: Step, module: Module, tokens: int) -> list[Any]:
         kernel = self.kernels.kernel(step.op, module, tokens)

@@ -35,9 +35,9 @@ from tvm.tirx.script.builder import ir as tirx_builder
 
 __all__ = [
     "PrimFunc", "T", "Target", "allocations", "along", "build_object", "compile_module",
-    "device_text", "fingerprint", "flat", "flattened", "llvm_target", "named", "prim_func",
-    "replaced", "s_tir", "sequence", "spills", "te", "tensor_load", "tirx", "transformed",
-    "tvm", "variables", "versions",
+    "device_text", "fingerprint", "flat", "flattened", "llvm_target", "named", "parallel_loops",
+    "prim_func", "replaced", "s_tir", "sequence", "spills", "te", "tensor_load", "tirx",
+    "transformed", "tvm", "variables", "versions",
 ]  # fmt: skip
 
 # Where TVM finds a GPU's driver, its generators would call a compiler, too, and want its packages.
@@ -212,6 +212,22 @@ def allocations(node: Any) -> list[Any]:
 
     found: list[Any] = []
     structural_walk(node, (tirx.AllocBuffer, found.append))
+    return found
+
+
+def parallel_loops(node: Any) -> list[Any]:
+    """The parallel loops of a statement, in their order, without those inside another."""
+    from tvm_ffi import WalkResult, structural_walk
+
+    found: list[Any] = []
+
+    def visit(loop: Any) -> Any:
+        if loop.kind != tirx.ForKind.PARALLEL:
+            return None
+        found.append(loop)
+        return WalkResult.SKIP
+
+    structural_walk(node, (tirx.For, visit), order="pre")
     return found
 
 

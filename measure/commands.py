@@ -27,7 +27,9 @@ plot_option = click.option("--plot", type=FOLDER, metavar="FILE",
                            help="Draw bytes against divergence (.png, .svg, .pdf).")
 
 
-def _numbers(_: click.Context, option: click.Parameter, text: str) -> list[int]:
+def _numbers(_: click.Context, option: click.Parameter, text: str | None) -> list[int]:
+    if text is None:
+        return []
     try:
         numbers = [int(word) for word in text.split(",") if word.strip()]
     except ValueError:
@@ -49,11 +51,16 @@ def _numbers(_: click.Context, option: click.Parameter, text: str) -> list[int]:
               help="Tokens of a decode sample.")
 @click.option("--threads", type=click.IntRange(min=1), help="[default: all usable cores]")
 @click.option("--breakdown", is_flag=True, help="Also where the time of each test goes.")
+@click.option("--scale", metavar="N,N", callback=_numbers,
+              help="Also what so many threads could do at most, and what bounds them.")
+@click.option("--bandwidth", metavar="GB/s,...", callback=_numbers,
+              help="Of the machine that --scale thinks of: one for all, or one for each N.")
 @click.option("--csv", type=FOLDER, metavar="FILE", help="Write the rows to FILE.")
 @json_option
 def bench_command(
     artifact: Path, prefill: list[int], decode: list[int], samples: int, generate: int,
-    threads: int | None, breakdown: bool, csv: Path | None, as_json: bool,
+    threads: int | None, breakdown: bool, scale: list[int], bandwidth: list[int],
+    csv: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """How fast the artifact in DIR is, beside what this machine could do.
 
@@ -63,13 +70,17 @@ def bench_command(
     """
     from firstlight import __version__
     from firstlight.inspection import inspect_machine
+    from firstlight.measure.scale import Scale
+    from firstlight.measure.scale import table as scale_table
     from firstlight.measure.speed import Bench, table
 
+    asked = _asked(scale, bandwidth)
     bench = Bench(artifact, threads, samples)
+    plan = Scale(bench, asked) if asked else None
     context = bench.model.manifest.context
     tests = [("prefill", n) for n in prefill if n <= context]
     tests += [("decode", d) for d in decode if d + generate + 2 <= context]
-    rows, tables = [], []
+    rows, tables, planned = [], [], []
     with Progress(as_json) as progress:
         for done, (test, n) in enumerate(tests):
             progress("bench", done, len(tests))
@@ -79,6 +90,9 @@ def bench_command(
                 tables.append(bench.breakdown("prefill", chunk, n - chunk, samples))
             elif breakdown:
                 tables.append(bench.breakdown("decode", 1, n, 4 * samples))
+            if plan is not None:
+                planned += (lines := getattr(plan, test)(n, max(rows[-1]["samples"])))
+                tables.append(scale_table(lines))
     machine = inspect_machine()
     facts = {"artifact": str(artifact), "firstlight": __version__, "cpu": machine["cpu"]["model"],
              "system": machine["system"], "target": bench.model.manifest.target,
@@ -87,7 +101,8 @@ def bench_command(
     if csv is not None:
         csv.write_text(_csv(rows, facts))
     if as_json:
-        emit({**facts, "rows": rows}, True)
+        scaled = {"scale": {**plan.facts, "rows": planned}} if plan is not None else {}
+        emit({**facts, "rows": rows, **scaled}, True)
         return
     emit({**facts, "left_out": [f"{t} {n}" for t, n in
                                 [("prefill", n) for n in prefill] + [("decode", d) for d in decode]
@@ -95,6 +110,14 @@ def bench_command(
     click.echo("\n" + table(rows))
     for text in tables:
         click.echo("\n" + text)
+
+
+def _asked(scale: list[int], bandwidth: list[int]) -> list[tuple[int, float | None]]:
+    """(threads, most bytes per second) of `--scale` and `--bandwidth`."""
+    if bandwidth and len(bandwidth) not in {1 if scale else 0, len(scale)}:
+        raise click.UsageError("--bandwidth has one number, or one for each number of --scale")
+    rates: list[float | None] = [1e9 * rate for rate in bandwidth] or [None]
+    return list(zip(scale, rates * (len(scale) if len(rates) == 1 else 1), strict=True))
 
 
 def _csv(rows: list[dict[str, Any]], facts: dict[str, Any]) -> str:

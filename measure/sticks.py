@@ -15,8 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from firstlight.runtime.engine import Engine
+from firstlight.runtime.errors import FirstlightError
 
 _BLOCK = 1024       # what fl_read reads in whole
+_REGIONS = 128      # about as many as a token needs
+_WORDS = 1 << 16    # of regions and steps of a call
 
 
 class Sticks:
@@ -32,6 +35,7 @@ class Sticks:
         self._size = max(weight_bytes, 1 << 22)
         self._buffer: npt.NDArray[np.uint8] | None = None
         self._at = 0
+        self._spent: npt.NDArray[np.int64] | None = None    # code writes to it
 
     @property
     def resident(self) -> int:
@@ -61,6 +65,38 @@ class Sticks:
         """Operations per second on 8-bit integers, of a loop of about so many; 0 if there is no
         such stick."""
         return self._loop("fl_int8", 32 * 12, ops)
+
+    def region(self) -> float:
+        """Seconds of starting and ending a parallel region without work, the best of several.
+
+        Raises F713 for code without that stick.
+        """
+        function = self._newer("fl_region", [ctypes.c_void_p, ctypes.c_int64])
+        spent = []
+        for _ in range(32):
+            start = self._clock()
+            function(self._pool, _REGIONS)
+            spent.append((self._clock() - start) / _REGIONS)
+        return min(spent)
+
+    def watch(self) -> npt.NDArray[np.int64]:
+        """What an engine of one thread writes from now on: [0] is how many words since it was set
+        to 0, then the nanoseconds of every region, and behind those of a step the negative of its
+        own. Raises F713 as `region` does."""
+        self._spent = np.zeros(1 + _WORDS, np.int64)
+        watch = self._newer("fl_watch", [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64])
+        watch(self._pool, self._spent.ctypes.data, _WORDS)
+        return self._spent
+
+    def _newer(self, name: str, arguments: list[Any]) -> Any:
+        function = getattr(self._library, name, None)
+        if function is None:
+            raise FirstlightError(
+                "F713", "parallel regions cannot be measured", where="bench --scale",
+                why=f"the artifact's code has no {name}: it is a device's, or older than that",
+                try_="compile the checkpoint again for a CPU, or leave --scale out")
+        function.restype, function.argtypes = ctypes.c_int64, arguments
+        return function
 
     def _loop(self, name: str, lanes: int, operations: float) -> float:
         function = getattr(self._library, name, None) if self._library is not None else None

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 typedef struct {
   void* sync; /* unused */
@@ -113,6 +114,7 @@ typedef struct {
 
 struct fl_pool {
   int threads, spins, home;
+  int64_t *spent, room; /* of fl_watch */
   pthread_t id[MAX_THREADS];
   pthread_mutex_t lock;
   pthread_cond_t wake;
@@ -209,13 +211,32 @@ static void change_epoch(fl_pool* p, unsigned by) {
   pthread_mutex_unlock(&p->lock);
 }
 
+static int64_t nanoseconds(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return t.tv_sec * INT64_C(1000000000) + t.tv_nsec;
+}
+
+static void note(fl_pool* p, int64_t spent) {
+  if (p->spent[0] < p->room) p->spent[++p->spent[0]] = spent;
+}
+
+static int run_inline(fl_pool* p, task_fn fn, void* data) {
+  task_env whole = {NULL, 1};
+  if (!p || !p->spent) return fn(0, &whole, data);
+  current = NULL; /* a nested region is a part of this one */
+  int64_t began = nanoseconds();
+  int failed = fn(0, &whole, data);
+  note(p, nanoseconds() - began);
+  current = p;
+  return failed;
+}
+
 /* n is what the generated code asks for, 0 for "as many as fit"; a task finds its share from env->n_tasks. */
 static int parallel_launch(task_fn fn, void* data, int n) {
   fl_pool* p = current;
-  if (!p || p->threads == 1 || atomic_exchange_explicit(&p->owned, 1, memory_order_acquire)) {
-    task_env whole = {NULL, 1}; /* nested, alone, or the pool is busy with another session's region */
-    return fn(0, &whole, data);
-  }
+  if (!p || p->threads == 1 || atomic_exchange_explicit(&p->owned, 1, memory_order_acquire))
+    return run_inline(p, fn, data); /* nested, alone, or the pool is busy with another session's region */
   p->fn = fn, p->data = data, p->n_tasks = n ? n : p->threads * TASKS_PER_THREAD;
   for (int i = 0; i < p->threads; ++i)
     p->shares[i].tasks = range(p->n_tasks * i / p->threads, p->n_tasks * (i + 1) / p->threads);
@@ -268,13 +289,20 @@ EXPORT void fl_stop(fl_pool* p) {
 
 EXPORT int fl_threads(const fl_pool* p) { return p->threads; }
 
+static int run_step(fl_pool* p, const fl_step* s) {
+  fl_arg result = {0};
+  int64_t began = p->spent ? nanoseconds() : 0;
+  int failed = s->kernel(NULL, s->args, (int32_t)s->n_args, &result);
+  if (p->spent) note(p, began - nanoseconds());
+  return failed;
+}
+
 EXPORT int64_t fl_run(fl_pool* pool, const fl_step* steps, int64_t n_steps, const fl_patch* patches, int64_t n_patches,
                       int64_t* scalars) {
   for (const fl_patch* q = patches; q < patches + n_patches; ++q) *q->where = q->base + q->scale * scalars[q->slot];
-  fl_arg result = {0};
   int64_t i = 0;
   error_text[0] = 0, current = pool;
-  while (i < n_steps && !steps[i].kernel(NULL, steps[i].args, (int32_t)steps[i].n_args, &result)) ++i;
+  while (i < n_steps && !run_step(pool, steps + i)) ++i;
   current = NULL;
   if (i < n_steps) return workspace_reset(), i;
   scalars[FL_POSITION] += scalars[FL_TOKENS];
@@ -316,6 +344,15 @@ static int64_t measure(fl_pool* pool, task_fn fn, stick s) {
 EXPORT int64_t fl_read(fl_pool* pool, const void* from, int64_t n) {
   return measure(pool, read_task, (stick){from, n, 0});
 }
+
+static int empty_task(int task, task_env* env, void* data) { return (void)task, (void)env, (void)data, 0; }
+
+EXPORT int64_t fl_region(fl_pool* pool, int64_t rounds) {
+  for (int64_t i = 0; i < rounds; ++i) measure(pool, empty_task, (stick){0});
+  return rounds;
+}
+
+EXPORT void fl_watch(fl_pool* pool, int64_t* spent, int64_t room) { pool->spent = spent, pool->room = room; }
 
 enum { CHAINS = 12 }; /* enough independent chains to hide the latency of two units */
 

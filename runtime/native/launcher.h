@@ -49,4 +49,9 @@ int64_t fl_read(fl_pool* pool, const void* from, int64_t n);
 int64_t fl_fma(fl_pool* pool, int64_t rounds);
 /* The same for products of bytes; not on every machine. */
 int64_t fl_int8(fl_pool* pool, int64_t rounds);
+/* Opens and closes `rounds` regions without work. */
+int64_t fl_region(fl_pool* pool, int64_t rounds);
+/* On a pool of one thread, from now on: each region leaves its nanoseconds behind spent[0], which counts up to `room` of
+ * such words, and each step then the negative of its own. The caller sets spent[0] to 0. */
+void fl_watch(fl_pool* pool, int64_t* spent, int64_t room);
 #endif

@@ -23,6 +23,7 @@ from firstlight.codegen.tvm_bridge import T
 from firstlight.targets.cpu.kernels.heads import Heads
 from firstlight.targets.cpu.kernels.rope import table
 from firstlight.targets.cpu.kernels.rows import StoredRows
+from firstlight.targets.cpu.kernels.schedule import parallel
 from firstlight.targets.cpu.kernels.vecmath import (
     Cell,
     Expr,
@@ -99,12 +100,13 @@ class Attend:
     def together(self, token: Expr, t: Expr, sources: Sequence[Rows], most: int) -> None:
         """One token of at most `most` rows, shared among the threads."""
         tile = self.block.tile
-        sums = self._sums(min(PARTS, 2 * ceil_div(ceil_div(most, tile), 2 * PART_TILES)))
+        most_parts = min(PARTS, 2 * ceil_div(ceil_div(most, tile), 2 * PART_TILES))
+        sums = self._sums(most_parts)
         total, panel = _total(sources), self._panel(token)
         tiles = _settle(ceil_div(total, tile))
         share = _settle(ceil_div(tiles, T.min(PARTS, 2 * ceil_div(tiles, 2 * PART_TILES))))
         parts = _settle(ceil_div(tiles, share))
-        with T.parallel(parts) as part:
+        with parallel(parts, most_parts) as part:
             first = T.bind(part * share * tile)
             last = _settle(T.min(first + share * tile, total))
             sums.gather(panel, sources, part, first, last, self._group)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from firstlight.codegen.regions import MOST
 from firstlight.codegen.tvm_bridge import T
 from firstlight.targets.cpu.kernels.vecmath import Expr, wide
 
@@ -22,6 +23,12 @@ def loop(count: Expr, values: int) -> Any:
     Kernels are given the most `tokens` of a call to know that.
     """
     return T.parallel(count) if values > FEW else T.serial(count)
+
+
+def parallel(count: Expr, most: int) -> Any:
+    """A parallel loop over a number that only the run knows; `most` is for plans
+    (`firstlight.codegen.regions`), and changes no code."""
+    return T.parallel(count, annotations={MOST: most})
 
 
 def parallel_by_bytes(work: Sequence[tuple[int, int, Callable[[Expr], None]]]) -> None:
