@@ -227,7 +227,7 @@ static int run_inline(fl_pool* p, task_fn fn, void* data) {
   current = NULL; /* a nested region is a part of this one */
   int64_t began = nanoseconds();
   int failed = fn(0, &whole, data);
-  note(p, nanoseconds() - began);
+  note(p, nanoseconds() - began + 1); /* a step's is 0 or less */
   current = p;
   return failed;
 }
