@@ -2,7 +2,8 @@
 
     python benchmarks/peer_transformers.py CHECKPOINT --prefill 512 --decode 128 --threads 2
 
-A peer of compare.py; needs the extra [oracle]. The checkpoint is dequantised when it is loaded.
+A peer of compare.py; needs the extra [oracle] and `accelerate`. The checkpoint is dequantised when
+it is loaded.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     start = time.perf_counter()
     model = AutoModelForCausalLM.from_pretrained(args.checkpoint, dtype=torch.float32).eval()
+    model.float()       # what is dequantised when it is loaded is bf16
     loaded = time.perf_counter() - start
 
     def ids(n: int) -> torch.Tensor:
