@@ -21,6 +21,7 @@ from firstlight.runtime.errors import FirstlightError
 from firstlight.runtime.manifest import Manifest, malformed
 from firstlight.runtime.program import ARENA, STATE, TOKENS, WEIGHT, Entry, Program
 from firstlight.runtime.safetensors import SafetensorsFile
+from firstlight.runtime.weight_files import reader
 
 ALIGN = 64
 MAX_THREADS = 256
@@ -43,7 +44,7 @@ class CpuEngine:
         self.program = program
         self.library = _open_library(manifest.path("code/model.so"))
         self.kernels = _addresses(self.library, program, manifest)
-        self._maps: list[npt.NDArray[np.uint8]] = []
+        self._weights: list[npt.NDArray[np.uint8]] = []
         weights = self._map_weights()
         self.templates = {name: self._template(e, weights) for name, e in program.entries.items()}
         self.pool = self.library.fl_start(threads)
@@ -79,15 +80,17 @@ class CpuEngine:
         self._stop()
 
     def _map_weights(self) -> npt.NDArray[np.int64]:
-        """Addresses of the program's weights, every file mapped once."""
+        """Addresses of the program's weights, every file in memory once."""
+        paths = {file: self.manifest.path(file) for file, _ in self.program.weights}
+        read = reader(list(paths.values()))
         files: dict[str, tuple[SafetensorsFile, int]] = {}
         addresses = np.empty(len(self.program.weights), np.int64)
         for i, (file, name) in enumerate(self.program.weights):
             if file not in files:
-                path = self.manifest.path(file)
-                # Mapped here and not by SafetensorsFile: its advice for sparse reading would make
-                # the first token fetch page by page.
-                files[file] = SafetensorsFile(path, "F5"), self._map(path)
+                # Not the mapping of SafetensorsFile: its advice for sparse reading would make the
+                # first token fetch page by page.
+                self._weights.append(read(paths[file]))
+                files[file] = SafetensorsFile(paths[file], "F5"), self._weights[-1].ctypes.data
             header, base = files[file]
             if name not in header.tensors:
                 raise malformed(header.path, f"it has no tensor {name}, which program.json uses")
@@ -96,12 +99,6 @@ class CpuEngine:
             name = self.program.weights[int(np.flatnonzero(addresses % ALIGN)[0])][1]
             raise malformed(self.manifest.directory, f"weight {name} is not {ALIGN}-byte aligned")
         return addresses
-
-    def _map(self, path: Path) -> int:
-        with open(path, "rb") as f:
-            mapped = np.frombuffer(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
-        self._maps.append(mapped)
-        return mapped.ctypes.data
 
     def _template(self, entry: Entry, weights: npt.NDArray[np.int64]) -> npt.NDArray[np.void]:
         """Arguments with weights resolved and offsets where a session's addresses will go."""

@@ -143,13 +143,14 @@ static int next_task(share* s) {
   return -1;
 }
 
-/* The upper half of a share's tasks becomes `to`; 0 if it has none. */
+/* The lower half of a share's tasks becomes `to`; 0 if it has none. Generated code leaves the last tasks empty where
+ * there are too many: who takes from a share shall find work. */
 static int halve(share* from, share* to) {
   uint64_t r = atomic_load(&from->tasks);
   for (uint32_t first, last; (first = (uint32_t)r) < (last = (uint32_t)(r >> 32));) {
-    uint32_t middle = first + (last - first) / 2;
-    if (!atomic_compare_exchange_weak(&from->tasks, &r, range(first, middle))) continue;
-    atomic_store(&to->tasks, range(middle, last));
+    uint32_t middle = last - (last - first) / 2;
+    if (!atomic_compare_exchange_weak(&from->tasks, &r, range(middle, last))) continue;
+    atomic_store(&to->tasks, range(first, middle));
     return 1;
   }
   return 0;

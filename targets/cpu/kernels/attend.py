@@ -170,6 +170,12 @@ class _Sums:
         rows = T.alloc_buffer((size * stride,), "float32")
         weights = T.alloc_buffer((size * block.block,), "float32")
         factors = T.alloc_buffer((block.block,), "float32")
+
+        def fetch(row: Expr) -> None:
+            _row(sources, row, lambda form, memory, base: form.prefetch(memory, base))
+
+        with T.serial(T.min(size, last - first)) as r:
+            fetch(T.bind(first + r))
         self._begin(part)
         with T.serial(ceil_div(last - first, size)) as group:
             start = T.bind(first + group * size)
@@ -186,7 +192,7 @@ class _Sums:
                     stage(following)
                 row = T.bind(start + size + r)
                 with T.If(row < last), T.Then():
-                    _row(sources, row, lambda form, memory, base: form.prefetch(memory, base))
+                    fetch(row)
 
             with T.serial(T.min(block.tile, count)) as r:
                 stage(r)

@@ -76,10 +76,10 @@ class StoredRows:
         return flat(pointer, self.dtype)
 
     def prefetch(self, memory: Any, base: Expr) -> None:
-        """Fetch the lines of a row."""
+        """Fetch the lines of a row, to where they do not fill the nearest cache's queue."""
         line = 16 if self.codec == "f32" else 64
         with T.serial(-(-self.size // line)) as i:
-            fetch(memory[base + i * line])
+            fetch(memory[base + i * line], 2)
 
     def copy(self, source: Any, base: Expr, target: Any, place: Expr) -> None:
         """A row from memory to memory; padding stays the zeros that it is."""
