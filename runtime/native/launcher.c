@@ -106,7 +106,7 @@ static int workspace_free(int device, int id, void* p) {
  *      an equal share of consecutive ones, a long stream from memory, and who has none left takes half of what another
  *      has: threads end together, also where one of them lost its core to another process ---- */
 
-enum { MAX_THREADS = 256, TASKS_PER_THREAD = 32, SPINS = 1 << 12 };
+enum { MAX_THREADS = 256, TASKS_PER_THREAD = 32, SPINS = 1 << 13 };
 
 typedef struct {
   _Alignas(64) _Atomic uint64_t tasks; /* the first of them, and in the upper half the one behind the last */

@@ -14,6 +14,7 @@ from typing import Any
 from firstlight.codegen.tvm_bridge import T
 from firstlight.targets.cpu.kernels.micro import E2M1, INT4
 from firstlight.targets.cpu.kernels.panel import DEPTH
+from firstlight.targets.cpu.kernels.schedule import loop
 from firstlight.targets.cpu.kernels.vecmath import (
     ROUNDER,
     Cell,
@@ -64,10 +65,7 @@ class Rounded:
 
     def fill(self, x: Any, count: Expr | None = None) -> None:
         """Round x [rows, .. >= whole groups]; of many rows the first `count`, side by side."""
-        if self.rows == 1:
-            self._row(x, 0)
-            return
-        with T.parallel(self.rows if count is None else count) as row:
+        with loop(self.rows if count is None else count, self.rows * self.blocks * DEPTH) as row:
             self._row(x, row)
 
     def _row(self, x: Any, row: Expr) -> None:
