@@ -404,10 +404,10 @@ static int int8_task(int task, task_env* env, void* data) {
 }
 
 EXPORT int64_t fl_int8(fl_pool* pool, int64_t rounds) {
-  return measure(pool, int8_task, (stick){NULL, rounds / TASKS_PER_THREAD, 0});
+  return measure(pool, int8_task, (stick){NULL, 1 + (rounds - 1) / TASKS_PER_THREAD, 0});
 }
 #endif
 
 EXPORT int64_t fl_fma(fl_pool* pool, int64_t rounds) {
-  return measure(pool, fma_task, (stick){NULL, rounds / TASKS_PER_THREAD, 0});
+  return measure(pool, fma_task, (stick){NULL, 1 + (rounds - 1) / TASKS_PER_THREAD, 0});
 }
