@@ -12,6 +12,7 @@ import mmap
 import os
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,8 @@ def copied(path: Path) -> Array:
     room = mmap.mmap(-1, size + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     data = np.frombuffer(room, np.uint8)
     start = -data.ctypes.data % HUGE
-    room.madvise(mmap.MADV_HUGEPAGE, start, size)
+    with suppress(OSError):     # a kernel that has none: pages of 4 KiB do
+        room.madvise(mmap.MADV_HUGEPAGE, start, size)
     with open(path, "rb", buffering=0) as file, memoryview(room) as target:
         done = 0
         while done < size:

@@ -76,7 +76,7 @@ class CpuEngine:
         )
 
     def close(self) -> None:
-        """Stop the threads; weights stay mapped while a context refers to them."""
+        """Stop the threads; weights stay in memory while a context refers to them."""
         self._stop()
 
     def _map_weights(self) -> npt.NDArray[np.int64]:
@@ -89,7 +89,11 @@ class CpuEngine:
             if file not in files:
                 # Not the mapping of SafetensorsFile: its advice for sparse reading would make the
                 # first token fetch page by page.
-                self._weights.append(read(paths[file]))
+                try:
+                    self._weights.append(read(paths[file]))
+                except OSError as error:
+                    size = paths[file].stat().st_size
+                    raise _no_memory(f"the weights in {file}", size) from error
                 files[file] = SafetensorsFile(paths[file], "F5"), self._weights[-1].ctypes.data
             header, base = files[file]
             if name not in header.tensors:

@@ -98,9 +98,9 @@ def _group_linear(name: str, op: Op, tokens: int, lanes: int, way: str = "") -> 
 
 def _embedding(name: str, op: Op, tokens: int, lanes: int) -> Kernel | None:
     table, _ = op.operands
-    return embedding.embedding(
-        name, _shape(table)[1], _codec(table), _tokens(op, tokens), lanes) if _small(
-        table) else None
+    if not _small(table):
+        return None
+    return embedding.embedding(name, _shape(table)[1], _codec(table), _tokens(op, tokens), lanes)
 
 
 def _expert_ffn(name: str, op: Op, tokens: int, lanes: int, way: str = "") -> Kernel | None:

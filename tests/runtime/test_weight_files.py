@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from firstlight.runtime import weight_files
+from firstlight.runtime import load, weight_files
 from firstlight.runtime.errors import FirstlightError
+from firstlight.runtime.launchers import cpu
 from firstlight.runtime.weight_files import HUGE, SETTING, copied, mapped, reader
 
 GIB = 1 << 30
@@ -64,3 +65,13 @@ def test_the_setting_decides(machine, monkeypatch):
     with pytest.raises(FirstlightError, match="is not a setting") as error:
         machine(64 * GIB)
     assert error.value.code == "F512"
+
+
+def test_no_room_for_the_weights_is_said(tiny_artifact, monkeypatch):
+    def nowhere(path):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(cpu, "reader", lambda paths: nowhere)
+    with pytest.raises(FirstlightError, match="no memory for the weights") as error:
+        load(tiny_artifact)
+    assert error.value.code == "F514"
