@@ -42,6 +42,8 @@ def token_array(ids: object, vocab_size: int) -> npt.NDArray[np.int32]:
 
 def one_token(token: object, vocab_size: int) -> npt.NDArray[np.int32]:
     """A single token id as an int32 array [1]; errors as ``token_array``."""
+    if type(token) is int and 0 <= token < vocab_size:
+        return np.array([token], np.int32)  # what follows is slow where caches are full of weights
     if isinstance(token, np.ndarray) and token.ndim == 0:
         token = token[()]
     if not is_integer(token):
