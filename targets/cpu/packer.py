@@ -23,7 +23,7 @@ class TilePacker:
 
     def by_rows(self, layout: str) -> bool:
         """Grouped matrices are tiled group by group, which rows do not respect."""
-        return layout == layouts.PLAIN
+        return layouts.by_rows(layout)
 
     def pack(self, layout: str, codes: Array, scales: Array | None, codec: str,
              shape: Sequence[int], first_row: int = 0) -> tuple[Array, Array | None]:

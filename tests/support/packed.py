@@ -18,6 +18,8 @@ CODECS = (FP4, FP8, INT8, INT4, "bf16", "f16", "f32")
 class PackedWeight:
     """`pointers`: packed codes, and packed scales if the codec has them. `value`: float64."""
 
+    codec: str
+
     pointers: list[np.ndarray]
     value: np.ndarray
     codes: np.ndarray
@@ -33,7 +35,7 @@ def random_weight(
     value = _decode(codes, scales, codec)
     packed = pack(layout, codes, scales, codec, shape)
     pointers = [aligned(p) for p in packed if p is not None]
-    return PackedWeight(pointers, value[..., : shape[-1]].astype(np.float64), codes, scales)
+    return PackedWeight(codec, pointers, value[..., : shape[-1]].astype(np.float64), codes, scales)
 
 
 def _stored(rng, codec, shape, exponents):

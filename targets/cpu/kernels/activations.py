@@ -23,6 +23,12 @@ WAYS: dict[str, tuple[tuple[type[Any], ...], tuple[type[Any], ...]]] = {
 that knows the codec of a weight."""
 
 
+def weight_of(codec: str, count: int, n: int, k: int, way: str) -> Weight:
+    """A `Weight` as the preparations of a way read it."""
+    quads = lifted.Lifted in WAYS[way][0] and codec in lifted.Lifted.CODECS
+    return Weight(codec, count, n, k, quads)
+
+
 class Vectors:
     """Rows of activations for matrix-vector tiles.
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.tvm_bridge import T, prim_func
-from firstlight.targets.cpu.kernels.activations import Rows, Vectors
+from firstlight.targets.cpu.kernels.activations import Rows, Vectors, weight_of
 from firstlight.targets.cpu.kernels.gemv import x_copy
 from firstlight.targets.cpu.kernels.layouts import PLAIN, TILE
 from firstlight.targets.cpu.kernels.linear import store_rows
@@ -45,7 +45,7 @@ def expert_ffn(
     """
     up, down = (inner, d), (d, inner)
     shapes = [(experts, *up), (experts, *up), (experts, *down), (1, *up), (1, *up), (1, *down)]
-    weights = [Weight(codec, *shape) for codec, shape in zip(codecs, shapes, strict=True)]
+    weights = [weight_of(codec, *shape, way) for codec, shape in zip(codecs, shapes, strict=True)]
     names = [w.pointers(n) for w, n in zip(weights, "w1 w3 w2 s1 s3 s2".split(), strict=True)]
 
     def body(x_: Any, index_: Any, gates_: Any, *rest: Any) -> None:
@@ -64,7 +64,8 @@ def expert_ffn(
 
     operands = [("x", "float32"), ("index", "int32"), ("weights", "float32")]
     pointers = [*operands, *(p for own in names for p in own), ("y", "float32")]
-    return Kernel(name, prim_func(name, pointers, body), (None,) * 3 + (PLAIN,) * 6)
+    layouts = (None,) * 3 + tuple(w.layout(PLAIN) for w in weights)
+    return Kernel(name, prim_func(name, pointers, body), layouts)
 
 
 # ---- one token

@@ -13,15 +13,18 @@ matrix-matrix kernel. N is padded to 16 rows and K to the codec's `pad`, both wi
     f32                 float32[.., T, K, 16]      word r
     int8/32:bf16        as fp8
     int4/32:bf16        as fp4
+    fp8, ``.quads``     uint8 [.., T, K/4, 64]     byte 4r+k
 
     scales              [.., T, K/group, 16]       one per row and group of 32 or 128 k: ue8m0 bytes
                                                    of fp4 and fp8, bf16 words of int8 and int4
 
-The orders of fp4 and fp8 are what `pshufb` with `punpck`, and F16C, undo at 256 and at 512 bits.
+The orders of fp4 and fp8 are what `pshufb` with `punpck`, and F16C, undo at 256 and at 512 bits;
+that of quads is for a lane of 32 bits, in which each of the four is moved to its place.
 
 Layouts: ``tile16`` for [.., N, K], each [N, K] a matrix of its own (experts); ``tile16.groupedG``
 for a matrix [G*N, K] whose G groups of rows are multiplied with different vectors: every group is
-padded to whole tiles by itself, the scale grid ignores the groups.
+padded to whole tiles by itself, the scale grid ignores the groups. Behind either, ``.quads`` says
+that blocks have the other order.
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 TILE = 16
-PLAIN, GROUPED = "tile16", "tile16.grouped"
+PLAIN, GROUPED, QUADS = "tile16", "tile16.grouped", ".quads"
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ def pack(
     nt, steps, width = tiles(n), form.steps(k), form.step // form.dense
     full = np.zeros((*lead, nt * TILE, steps * width), form.dtype)
     full[..., :n, :columns] = elements
-    packed = _fold(full.reshape(*lead, nt, TILE, steps, width), form)
+    packed = _fold(full.reshape(*lead, nt, TILE, steps, width), form, _by_lane(layout, form))
     if not form.group:
         return np.ascontiguousarray(packed), None
     assert scales is not None
@@ -158,7 +161,7 @@ def unpack(
     With groups the result is [G, N, K].
     """
     form, (*lead, n, k) = FORMS[codec], _matrices(layout, shape)
-    blocks = _unfold(codes, form)
+    blocks = _unfold(codes, form, _by_lane(layout, form))
     nt = tiles(n)
     elements = np.swapaxes(blocks, -3, -2).reshape(*lead, nt * TILE, -1)[..., :n, :k]
     if scales is None:
@@ -171,12 +174,22 @@ def grouped(groups: int) -> str:
     return f"{GROUPED}{groups}"
 
 
+def by_rows(layout: str) -> bool:
+    """Whether parts of rows can be packed alone: groups are tiled one by one."""
+    return layout.removesuffix(QUADS) == PLAIN
+
+
+def _by_lane(layout: str, form: Form) -> bool:
+    """Whether a row has all its k of a block in a row."""
+    return form.step < 4 or layout.endswith(QUADS)
+
+
 def _matrices(layout: str, shape: Sequence[int]) -> tuple[int, ...]:
     """[.., N, K] as the tiles see it; with groups [G, N, K], given as that or as [G*N, K]."""
-    if layout == PLAIN:
+    if by_rows(layout):
         return tuple(shape)
-    groups = layout.removeprefix(GROUPED)
-    if groups == layout or not groups.isdigit():
+    groups = layout.removesuffix(QUADS).removeprefix(GROUPED)
+    if not layout.startswith(GROUPED) or not groups.isdigit():
         raise ValueError(f"unknown layout {layout!r}, known: {PLAIN}, {GROUPED}<groups>")
     *lead, rows, k = shape
     count = int(groups)
@@ -193,16 +206,16 @@ def _row_scales(
     """One scale per row and group: a row takes the scales of the grid row it lies in."""
     if form.grid == 1:
         return scales.reshape(*lead, n, -1)
-    if layout != PLAIN:
+    if not by_rows(layout):
         rows = first_row + np.arange(lead[0] * n).reshape(lead[0], n)
         return scales[rows // form.grid]
     return scales[..., (first_row + np.arange(n)) // form.grid, :]
 
 
-def _fold(blocks: Array, form: Form) -> Array:
+def _fold(blocks: Array, form: Form, by_lane: bool) -> Array:
     """[.., 16 rows, blocks, step] -> [.., blocks, words]; of fp4 the bytes as shipped."""
     *lead, _, count, _ = blocks.shape
-    if form.step < 4:
+    if by_lane:
         return np.swapaxes(blocks, -3, -2).reshape(*lead, count, form.words)
     i = len(lead)
     if form.step == 4:
@@ -217,11 +230,11 @@ def _fold(blocks: Array, form: Form) -> Array:
     return words.view(np.uint8).reshape(*lead, count, form.words)
 
 
-def _unfold(packed: Array, form: Form) -> Array:
+def _unfold(packed: Array, form: Form, by_lane: bool) -> Array:
     """[.., blocks, words] -> [.., blocks, 16 rows, step]."""
     *lead, count, _ = packed.shape
     i = len(lead) + 1
-    if form.step < 4:
+    if by_lane:
         return packed.reshape(*lead, count, TILE, form.step)
     if form.step == 4:
         split = packed.reshape(*lead, count, 2, TILE, 2)  # q r p

@@ -7,7 +7,7 @@ from typing import Any
 
 from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.tvm_bridge import T, prim_func
-from firstlight.targets.cpu.kernels.activations import Rows, Vectors
+from firstlight.targets.cpu.kernels.activations import Rows, Vectors, weight_of
 from firstlight.targets.cpu.kernels.gemv import x_copy
 from firstlight.targets.cpu.kernels.layouts import PLAIN, TILE, grouped
 from firstlight.targets.cpu.kernels.micro import Weight
@@ -29,7 +29,7 @@ def linears(
         lanes: f32 per vector, 8 or 16.
         way: a key of `activations.WAYS`: how activations are prepared.
     """
-    weights = [Weight(codec, 1, n, k) for n, codec in segments]
+    weights = [weight_of(codec, 1, n, k, way) for n, codec in segments]
     return _kernel(name, weights, 1, k, tokens, lanes, PLAIN, way)
 
 
@@ -41,7 +41,7 @@ def group_linear(
 
     Arguments as in `linears`.
     """
-    weights = [Weight(codec, groups, n, k)]
+    weights = [weight_of(codec, groups, n, k, way)]
     return _kernel(name, weights, groups, k, tokens, lanes, grouped(groups), way)
 
 
@@ -68,7 +68,8 @@ def _kernel(
             _matrix(x, weights, ys, groups, k, count, tokens, lanes, way)
 
     pointers = [("x", "float32"), *(p for pair in names for p in pair), *results]
-    return Kernel(name, prim_func(name, pointers, body), (None, *[layout] * len(weights)))
+    layouts = (None, *(w.layout(layout) for w in weights))
+    return Kernel(name, prim_func(name, pointers, body), layouts)
 
 
 def _vector(

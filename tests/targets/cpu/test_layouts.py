@@ -6,6 +6,7 @@ import pytest
 from firstlight.targets.cpu.kernels.layouts import (
     FORMS,
     PLAIN,
+    QUADS,
     grouped,
     pack,
     packed_shapes,
@@ -61,10 +62,26 @@ def test_a_group_keeps_the_scales_of_its_rows_in_the_whole_matrix():
     assert np.array_equal(scales.reshape(groups * n, 3), weight.scales[rows])
 
 
+@pytest.mark.parametrize("layout", [PLAIN, grouped(2)])
+def test_quads_are_another_order_of_the_same_blocks(layout):
+    weight = random_weight(np.random.default_rng(4), FP8, (80, 260))
+    args = weight.codes, weight.scales, FP8, (80, 260)
+    (codes, scales), (other, others) = pack(layout, *args), pack(layout + QUADS, *args)
+    assert np.array_equal(scales, others)
+    assert not np.array_equal(codes, other)
+    assert np.array_equal(np.sort(codes, -1), np.sort(other, -1))
+    assert np.array_equal(unpack(layout, codes, scales, FP8, (80, 260))[0],
+                          unpack(layout + QUADS, other, others, FP8, (80, 260))[0])
+    lane = other.reshape(*other.shape[:-1], 16, 4)          # [.., tile, block, row, k]
+    assert np.array_equal(lane[..., 0, 0, 3, :].ravel()[:4], weight.codes[3, :4])
+
+
 def test_wrong_arguments():
     codes = np.zeros((32, 8), np.float32)
     with pytest.raises(ValueError, match="unknown layout"):
         pack("tile8", codes, None, "f32", (32, 8))
+    with pytest.raises(ValueError, match="unknown layout"):
+        pack("tile8.quads", codes, None, "f32", (32, 8))
     with pytest.raises(ValueError, match="do not have the shape"):
         pack(PLAIN, codes, None, "f32", (32, 9))
     with pytest.raises(ValueError, match="does not fit"):
