@@ -83,12 +83,15 @@ def index_select(
 
         if tokens == 1:
             n, ranks = visible(T.int32(0)), T.alloc_buffer((room,), "uint32")
-            share = hold(T.max(ceil_div(ceil_div(n, GROUP), PARTS), LEAST) * GROUP, 1, "int32")
+            groups = hold(ceil_div(n, GROUP), 1, "int32")
+            most = T.max(T.min(PARTS, 2 * ceil_div(groups, 2 * LEAST)), 1)
+            share = hold(ceil_div(groups, most) * GROUP, 1, "int32")
             parts = _Parts(n, share, hold(ceil_div(n, T.max(share, 1)), 1, "int32"), ranks, room)
             panel, gains = scorer.prepare(T.int32(0))
             with parallel(parts.number, PARTS) as part:
                 scorer.score(panel, gains, *parts.span(part), ranks)
-                parts.count(part)
+                with T.If(n > k), T.Then():
+                    parts.count(part)
             with T.If(n > k):
                 with T.Then():
                     _select(ranks, parts.drop(k), k, idx, T.int64(0), parts.places)
