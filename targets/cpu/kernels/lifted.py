@@ -3,8 +3,9 @@
 The bits of an e4m3 code, moved to where float32 has sign, exponent and mantissa, are its value
 times 2**-120, a subnormal number for codes below 2**-6. No conversion is needed; F16C's bounds FP8
 on AMD's Zen, where a core decodes 1.6 times as fast this way (one of Intel's takes 100 cycles for
-such a factor, see `micro`). Weights lie as ``.quads``, so that a lane is a row here, too. Activations are lifted by a power of two for every 128 of them, so that
-products keep all their bits: sums are the same as without.
+such a factor, see `micro`). Weights lie as ``.quads``, so that a lane is a row here, too.
+Activations are lifted by a power of two for every 128 of them, so that products keep all their
+bits: sums are the same as without.
 """
 
 from __future__ import annotations

@@ -42,11 +42,13 @@ class Micro:
         decode: (load function, lanes) -> vectors[half][k] of one block; `get(offset, n)` reads n
             elements of the block.
         unit: decoded values are the codes' values times this power of two.
+        ahead: bytes that software prefetch runs ahead, to the second-level cache (see `NEAR`).
     """
 
     form: Form
     decode: Callable[[Callable[[int, int], Expr], int], list[list[Expr]]]
     unit: float = 1.0
+    ahead: int = 3072
 
 
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
@@ -197,25 +199,27 @@ def _f32(read: Callable[[int, int], Expr], lanes: int) -> list[list[Expr]]:
 
 
 MICROS = {
-    "fp4e2m1/32:ue8m0": Micro(FORMS["fp4e2m1/32:ue8m0"], partial(_nibbles, _bf16_of(E2M1))),
-    "int4/32:bf16": Micro(FORMS["int4/32:bf16"], partial(_nibbles, _bf16_of(INT4))),
+    "fp4e2m1/32:ue8m0": Micro(FORMS["fp4e2m1/32:ue8m0"], partial(_nibbles, _bf16_of(E2M1)),
+                              ahead=6144),
+    "int4/32:bf16": Micro(FORMS["int4/32:bf16"], partial(_nibbles, _bf16_of(INT4)), ahead=6144),
     "int8/32:bf16": Micro(FORMS["int8/32:bf16"], _int8),
-    "fp8e4m3/128x128:ue8m0": Micro(FORMS["fp8e4m3/128x128:ue8m0"], _fp8, 2.0**-8),
+    "fp8e4m3/128x128:ue8m0": Micro(FORMS["fp8e4m3/128x128:ue8m0"], _fp8, 2.0**-8, 8192),
     "bf16": Micro(FORMS["bf16"], _bf16),
     "f16": Micro(FORMS["f16"], _f16),
     "f32": Micro(FORMS["f32"], _f32),
 }
-QUAD = Micro(FORMS["fp8e4m3/128x128:ue8m0"], _quads, 2.0**-120)
+QUAD = Micro(FORMS["fp8e4m3/128x128:ue8m0"], _quads, 2.0**-120, 8192)
 """Of FP8 in the order ``.quads``: for cores that multiply subnormal numbers at full speed."""
 
 
-FAR, NEAR = 4096, 512
-"""Bytes that software prefetch runs ahead of the decoder, to the second-level and to the nearest
-cache. A decoder's instructions fill the window that would otherwise look ahead: without prefetch
-fp4 reads at half the speed on Sapphire Rapids. What is due soon needs 4096 bytes on a core of Zen 5
-(40 GB/s: 2048 are due in 50 ns). A core of Zen 4 waits for no more than two dozen lines of its
-nearest cache, so that fetching all to there leaves reading and decoding one after the other: a
-token takes 1.07 times as long. The non-temporal hint loses, fetching scales gains nothing."""
+NEAR = 512
+"""Bytes that software prefetch runs ahead of the decoder, to the nearest cache; `Micro.ahead` are
+those to the second-level cache. A decoder's instructions fill the window that would otherwise look
+ahead: without prefetch fp4 reads at half the speed on Sapphire Rapids. A core of Zen 4 waits for no
+more than two dozen lines of its nearest cache, so that fetching all to there leaves reading and
+decoding one after the other: a token takes 1.07 times as long. How far is worth it depends on the
+decoder: from memory one core of Zen 4 reads FP8 1.25 times as fast with 8192 bytes as with 4096,
+bf16 1.15 times as fast with 3072. The non-temporal hint loses, fetching scales gains nothing."""
 
 
 class Weight:
@@ -263,7 +267,7 @@ class Weight:
     def reader(self, tile: Expr, step: Expr) -> Callable[[int, int], Expr]:
         """(offset, n) -> n elements of a block as they are stored; see `block`."""
         base = (wide(tile) * self.steps + wide(step)) * self.form.words
-        for ahead, level in ((FAR, 2), (NEAR, 1)):
+        for ahead, level in ((self.micro.ahead, 2), (NEAR, 1)):
             fetch(self._codes[base + ahead // self.form.block_bytes * self.form.words], level)
         return lambda offset, n: get(self._codes, base + offset, lanes=n)
 
