@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from firstlight.codegen.tvm_bridge import T
-from firstlight.targets.cpu.kernels.heads import Heads
+from firstlight.targets.cpu.kernels.heads import VISITS, Heads
 from firstlight.targets.cpu.kernels.rope import table
 from firstlight.targets.cpu.kernels.rows import StoredRows
 from firstlight.targets.cpu.kernels.schedule import parallel
@@ -30,6 +30,7 @@ from firstlight.targets.cpu.kernels.vecmath import (
     ceil_div,
     decode,
     exp,
+    fetch,
     get,
     hold,
     put,
@@ -38,10 +39,12 @@ from firstlight.targets.cpu.kernels.vecmath import (
     wide,
 )
 
-GROUP = 12
-"""Rows of a group, about: whole register tiles. They come from memory and stay in the first-level
-cache where threads share a token; a token of its own in a thread has twice as many, as the sums of
-all heads are read and written once for each group."""
+GROUP = 48
+"""Rows of a group, about: whole register tiles. The sums of all heads are read and written once for
+each group; its rows stay in the second-level cache."""
+
+AHEAD = 24
+"""Rows that are fetched ahead: of fewer, some come late; of more, the first."""
 
 PARTS = 32
 """Most parts of a token's rows: joining them costs little beside the rows, and an even share can be
@@ -91,7 +94,7 @@ class Attend:
         """One token in one thread."""
         sums = self._sums(1)
         total = _total(sources)
-        sums.gather(self._panel(token), sources, T.int32(0), T.int32(0), total, 2 * self._group)
+        sums.gather(self._panel(token), sources, T.int32(0), T.int32(0), total)
         turn = table(self.freqs, self.pairs, t, self.block.lanes, inverse=True)
         with T.serial(self.block.heads) as head:
             sums.finish(token, head, T.int32(1))
@@ -109,15 +112,11 @@ class Attend:
         with parallel(parts, most_parts) as part:
             first = T.bind(part * share * tile)
             last = _settle(T.min(first + share * tile, total))
-            sums.gather(panel, sources, part, first, last, self._group)
+            sums.gather(panel, sources, part, first, last)
         turn = table(self.freqs, self.pairs, t, self.block.lanes, inverse=True)
         with T.parallel(self.block.heads) as head:
             sums.finish(token, head, parts)
             self._turn_back(turn, token, head)
-
-    @property
-    def _group(self) -> int:
-        return -(-GROUP // self.block.tile) * self.block.tile
 
     def _panel(self, token: Expr) -> Any:
         """Scaled queries [blocks][width][block]."""
@@ -161,21 +160,33 @@ class _Sums:
         """Heads of a part, those that fill up a block included."""
         return self.of.block.blocks * self.of.block.block
 
-    def gather(self, panel: Any, sources: Sequence[Rows], part: Expr, first: Expr, last: Expr,
-               size: int) -> None:
-        """Rows first .. last - 1 of the sources, one after the other, in groups of `size`."""
-        block = self.of.block
+    def gather(self, panel: Any, sources: Sequence[Rows], part: Expr, first: Expr, last: Expr
+               ) -> None:  # fmt: skip
+        """Rows first .. last - 1 of the sources, one after the other.
+
+        Those of the last source, most of them, are fetched line by line between multiplications: a
+        core that is asked for all of a row at once waits.
+        """
+        block, most = self.of.block, sources[-1]
+        size = -(-GROUP // block.tile) * block.tile
         # Rows must not start a multiple of a page apart: they would share a few lines of the cache
         stride = self.columns + 16
         rows = T.alloc_buffer((size * stride,), "float32")
         weights = T.alloc_buffer((size * block.block,), "float32")
         factors = T.alloc_buffer((block.block,), "float32")
 
-        def fetch(row: Expr) -> None:
-            _row(sources, row, lambda form, memory, base: form.prefetch(memory, base))
+        due = Cell(most.base, dtype="int64")
+        apart = -(-most.form.size // max(most.form.width // VISITS, 1))
 
-        with T.serial(T.min(size, last - first)) as r:
-            fetch(T.bind(first + r))
+        def name(form: StoredRows, memory: Any, base: Expr) -> None:
+            if memory is most.memory:
+                due.value = base
+            else:
+                form.prefetch(memory, base)
+
+        with T.serial(T.min(AHEAD, last - first)) as r:
+            _row(sources, T.bind(first + r),
+                 lambda form, memory, base: form.prefetch(memory, base))
         self._begin(part)
         with T.serial(ceil_div(last - first, size)) as group:
             start = T.bind(first + group * size)
@@ -186,19 +197,20 @@ class _Sums:
                     memory, base, rows, T.bind(r * stride)))
 
             def ahead(r: Expr, start: Expr = start, count: Expr = count) -> None:
-                """Stage a row of the next tile, fetch one of the next group."""
+                """Stage a row of the next tile, name one to be fetched."""
                 following = T.bind(r + block.tile)
                 with T.If(following < count), T.Then():
                     stage(following)
-                row = T.bind(start + size + r)
+                row = T.bind(start + AHEAD + r)
                 with T.If(row < last), T.Then():
-                    fetch(row)
+                    _row(sources, row, name)
 
             with T.serial(T.min(block.tile, count)) as r:
                 stage(r)
             with T.serial(block.blocks) as one:
                 base = T.bind(part * self.heads + one * block.block)
-                self._scores(panel, one, rows, stride, count, weights, ahead)
+                self._scores(panel, one, rows, stride, count, weights, ahead,
+                             lambda k: fetch(most.memory[due.value + k * apart], 2))
                 with T.serial(block.vectors) as vector:
                     self._weights(base, vector, count, weights, factors)
                 self._mix(base, rows, stride, count, weights, factors)
@@ -214,14 +226,15 @@ class _Sums:
             self.sums, spread(0.0, n), base * self.columns + i, lanes=n))
 
     def _scores(self, panel: Any, one: Expr, rows: Any, stride: int, count: Expr, weights: Any,
-                ahead: Callable[[Expr], None]) -> None:
+                ahead: Callable[[Expr], None], line: Callable[[Expr], None]) -> None:
         """weights[row][head] = <row, query>; rows that fill up a tile hold anything. Meanwhile
-        `ahead` is called for each row, once for all heads."""
+        `ahead` is called for each row, once for all heads, and `line` as `products` says."""
         block = self.of.block
 
-        def visit(tile: Expr, number: Expr) -> None:
+        def visit(tile: Expr, number: Expr) -> Callable[[Expr], None]:
             with T.If(T.And(one == 0, number < block.tile)), T.Then():
                 ahead(T.bind(tile * block.tile + number))
+            return line
 
         with T.serial(ceil_div(count, block.tile)) as tile:
             bases = [T.bind((tile * block.tile + r) * stride) for r in range(block.tile)]

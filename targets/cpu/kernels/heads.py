@@ -91,11 +91,12 @@ class Heads:
 
     def products(
         self, panel: Any, place: Expr, rows: Any, bases: Sequence[Expr],
-        visit: Callable[[Expr], None] | None = None,
+        visit: Callable[[Expr], Callable[[Expr], None] | None] | None = None,
     ) -> list[list[Expr]]:  # fmt: skip
         """<row, query> for rows of the flat buffer starting at `bases`: vectors [row][vector].
 
-        visit: what is done meanwhile, `VISITS` times, numbered.
+        visit: what is done meanwhile, `VISITS` times, numbered; what it returns is called before
+            each of the ``width // VISITS`` steps that follow, numbered.
         """
         n = self.lanes
         sums = [[Cell(spread(0.0, n), n) for _ in range(self.vectors)] for _ in bases]
@@ -111,9 +112,11 @@ class Heads:
         part = self.width // VISITS if visit else 0
         if visit:
             with T.serial(VISITS) as number:
-                visit(number)
+                each = visit(number)
                 first = T.bind(number * part)
                 with T.serial(part) as k:
+                    if each:
+                        each(k)
                     step(first + k)
         with T.serial(part * VISITS, self.width) as k:
             step(k)
