@@ -15,13 +15,14 @@ from typing import Any
 
 from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.tvm_bridge import T, prim_func
-from firstlight.targets.cpu.kernels.heads import Heads
+from firstlight.targets.cpu.kernels.heads import VISITS, Heads
 from firstlight.targets.cpu.kernels.rows import StoredRows, hadamard
 from firstlight.targets.cpu.kernels.schedule import parallel
 from firstlight.targets.cpu.kernels.vecmath import (
     Cell,
     Expr,
     ceil_div,
+    fetch,
     flat,
     get,
     hold,
@@ -168,11 +169,13 @@ class _Scorer:
             def ahead(visit: Expr) -> None:
                 following = T.bind(start + number + visit)
                 with T.If(T.And(visit < number, following < last)), T.Then():
-                    if not plain:
-                        stage(following, T.bind(place + visit))
-                    form.prefetch(self.keys, key(following + FAR * number))
+                    stage(following, T.bind(place + visit))
 
-            value = rank(self._tile(panel, gains, source, bases, ahead), block.lanes)
+            far, steps = key(start + FAR * number), block.blocks * form.width
+            apart = -(-number * form.size // steps)
+            value = rank(self._tile(panel, gains, source, bases, None if plain else ahead,
+                                    lambda step: fetch(self.keys[far + step * apart], 2)),
+                         block.lanes)
             done = 0
             for size in (8, 4, 2):      # a tile's own only: what follows is another part's
                 if number - done >= size:
@@ -206,14 +209,18 @@ class _Scorer:
                 staged(start, T.bind(tile % 2))
 
     def _tile(self, panel: Any, gains: Any, rows: Any, bases: Sequence[Expr],
-              ahead: Callable[[Expr], None]) -> Expr:
-        """Scores of a register tile of rows, a lane each; `ahead` is called in between."""
+              ahead: Callable[[Expr], None] | None, line: Callable[[Expr], None]) -> Expr:
+        """Scores of a register tile of rows, a lane each. In between `ahead` is called for each of
+        them, and `line` with the number of the multiplication, of all heads' blocks."""
         block, lanes = self.block, self.block.lanes
         sums = [Cell(spread(0.0, lanes), lanes) for _ in bases]
         with T.serial(block.blocks) as part:
-            def visit(number: Expr, part: Expr = part) -> None:
-                with T.If(part == 0), T.Then():
-                    ahead(number)
+            def visit(number: Expr, part: Expr = part) -> Callable[[Expr], None]:
+                if ahead:
+                    with T.If(part == 0), T.Then():
+                        ahead(number)
+                first = T.bind(part * block.width + number * (block.width // VISITS))
+                return lambda k: line(first + k)
 
             products = block.products(panel, T.bind(part * block.panel_size), rows, bases, visit)
             weights = [T.bind(get(gains, part * block.block + i * lanes, lanes=lanes))
