@@ -33,9 +33,10 @@ class Lifted:
         self.backs = T.alloc_buffer((rows, self.blocks), "float32")
 
     def fill(self, x: Any) -> None:
-        """Lift x [rows, .. >= whole blocks]."""
+        """Lift x [rows, .. >= whole blocks]: each in the thread that probably wrote and reads it."""
         lanes = self.lanes
-        with T.serial(self.rows) as row, T.serial(self.blocks) as block:
+        rows = T.parallel(self.rows) if self.rows > 1 else T.serial(1)
+        with rows as row, T.serial(self.blocks) as block:
             top = Cell(spread(2.0**-LIFT, lanes), lanes)
             with T.serial(DEPTH // lanes) as i:
                 v = T.bind(get(x, row, block * DEPTH + i * lanes, lanes=lanes))
