@@ -33,7 +33,7 @@ class Lifted:
         self.backs = T.alloc_buffer((rows, self.blocks), "float32")
 
     def fill(self, x: Any) -> None:
-        """Lift x [rows, .. >= whole blocks]: each in the thread that probably wrote and reads it."""
+        """Lift x [rows, .. >= whole blocks]: each where it probably was written and is read."""
         lanes = self.lanes
         rows = T.parallel(self.rows) if self.rows > 1 else T.serial(1)
         with rows as row, T.serial(self.blocks) as block:
