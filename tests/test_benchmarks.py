@@ -126,14 +126,22 @@ def test_the_gate_compares_shares_of_the_bound_by_processor(monkeypatch, tmp_pat
     where = baseline.key(manifest, 2, cpuinfo)
     assert where == "X 23 1, 2 threads, cpu, fast, shipped"
     file = tmp_path / "baseline.json"
-    then = [{"test": "decode", "n": 128, "of_bound": [0.1, 0.8, 0.9]}, {"test": "compile"}]
+    sticks = {"flops": [200e9, 230e9, 240e9], "bandwidth": [33e9, 34e9, 60e9]}
+    then = [{"test": "decode", "n": 128, "of_bound": [0.1, 0.8, 0.9]} | sticks, {"test": "compile"}]
     baseline.record(where, then, file)
+    assert json.loads(file.read_text())[where] == {"decode 128": {"8 FLOP/B": 0.8}}
     assert baseline.judge(where, then, file) == []
-    now = [{"test": "decode", "n": 128, "of_bound": [0.69]}]
+    now = [{"test": "decode", "n": 128, "of_bound": [0.69]} | sticks]
     assert baseline.judge(where, now, file) == []
     now[0]["of_bound"] = [0.67]
-    assert baseline.judge(where, now, file) == ["decode 128 reached 67% of its bound, 80% before"]
-    other = [{"test": "prefill", "n": 8, "of_bound": [1.0]}]
+    lost = ["decode 128 reached 67% of its bound, 80% before"]
+    assert baseline.judge(where, now, file) == lost
+    faster = [now[0] | {"bandwidth": [60e9]}]
+    assert baseline.judge(where, faster, file) == lost, "held against what is there"
+    baseline.record(where, faster, file)
+    assert baseline.judge(where, faster, file) == []
+    assert baseline.judge(where, now, file) == lost, "the other balance has a share of its own"
+    other = [{"test": "prefill", "n": 8, "of_bound": [1.0]} | sticks]
     assert len(baseline.judge(where, other, file)) == 2, "one is missing, the other new"
     baseline.record(where, now, file)
     baseline.record(where, then, file)
@@ -141,7 +149,8 @@ def test_the_gate_compares_shares_of_the_bound_by_processor(monkeypatch, tmp_pat
     assert baseline.judge("elsewhere", now, file) == [
         "there is no baseline for elsewhere: --write-baseline"]
     committed = json.loads((BENCHMARKS / "baseline.json").read_text())
-    assert all(0 < share < 1.5 for row in committed.values() for share in row.values())
+    assert all(0 < share < 1.5 for row in committed.values() for shares in row.values()
+               for share in shares.values())
 
 
 def test_engines_are_compared_in_turn_and_absent_ones_say_why(monkeypatch, tmp_path: Path) -> None:
