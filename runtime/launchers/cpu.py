@@ -7,6 +7,7 @@ sessions, and per session a copy with the addresses of its own memory added, by 
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import time
 import weakref
@@ -92,6 +93,8 @@ class CpuEngine:
                 try:
                     self._weights.append(read(paths[file]))
                 except OSError as error:
+                    if error.errno != errno.ENOMEM:
+                        raise malformed(paths[file], f"it cannot be read: {error}") from error
                     size = paths[file].stat().st_size
                     raise _no_memory(f"the weights in {file}", size) from error
                 files[file] = SafetensorsFile(paths[file], "F5"), self._weights[-1].ctypes.data

@@ -1,5 +1,7 @@
 """Weight files: the same bytes mapped and copied, and which of both is chosen."""
 
+import errno
+
 import numpy as np
 import pytest
 
@@ -67,11 +69,13 @@ def test_the_setting_decides(machine, monkeypatch):
     assert error.value.code == "F512"
 
 
-def test_no_room_for_the_weights_is_said(tiny_artifact, monkeypatch):
-    def nowhere(path):
-        raise OSError(12, "Cannot allocate memory")
+@pytest.mark.parametrize(("number", "said", "code"), [
+    (errno.ENOMEM, "no memory for the weights", "F514"), (errno.EIO, "cannot be read", "F502")])
+def test_weights_that_cannot_be_had_are_told(number, said, code, tiny_artifact, monkeypatch):
+    def failing(path):
+        raise OSError(number, "no")
 
-    monkeypatch.setattr(cpu, "reader", lambda paths: nowhere)
-    with pytest.raises(FirstlightError, match="no memory for the weights") as error:
+    monkeypatch.setattr(cpu, "reader", lambda paths: failing)
+    with pytest.raises(FirstlightError, match=said) as error:
         load(tiny_artifact)
-    assert error.value.code == "F514"
+    assert error.value.code == code

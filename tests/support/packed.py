@@ -19,7 +19,6 @@ class PackedWeight:
     """`pointers`: packed codes, and packed scales if the codec has them. `value`: float64."""
 
     codec: str
-
     pointers: list[np.ndarray]
     value: np.ndarray
     codes: np.ndarray
