@@ -51,8 +51,8 @@ PARTS = 32
 had by many threads. A part has at least about `PART_TILES` tiles."""
 PART_TILES = 16
 
-MIX = {8: (4, 3), 16: (8, 2)}
-"""lanes -> (heads, vectors of columns) of a tile of the mix: 12 of 16 or 16 of 32 registers."""
+MIX = {8: (4, 3), 16: (4, 6)}
+"""lanes -> (heads, most vectors of columns) of a tile of the mix: 12 of 16 or 24 of 32 registers."""
 
 NOTHING = -3.0e38
 """The top of no rows."""
@@ -211,7 +211,7 @@ class _Sums:
                 base = T.bind(part * self.heads + one * block.block)
                 self._scores(panel, one, rows, stride, count, weights, ahead,
                              lambda k: fetch(most.memory[due.value + k * apart], 2))
-                with T.serial(block.vectors) as vector:
+                with T.serial(block.results) as vector:
                     self._weights(base, vector, count, weights, factors)
                 self._mix(base, rows, stride, count, weights, factors)
 
@@ -348,11 +348,8 @@ def _row(sources: Sequence[Rows], place: Expr,
 
 
 def _cut(vectors: int, most: int) -> list[tuple[int, int, int]]:
-    """Tiles of `vectors`: (first vector, number of tiles, vectors of each), none of them lean."""
-    rest = vectors % most
-    if most == 3 and rest == 1 and vectors > 3:
-        whole = vectors // 3 - 1
-        return [cut for cut in ((0, whole, 3), (3 * whole, 2, 2)) if cut[1]]
-    whole = vectors // most
-    return [cut for cut in ((0, whole, most), (whole * most, 1, rest)) if cut[1] and cut[2]]
-
+    """Tiles of `vectors`: (first vector, number of tiles, vectors of each), as even as can be."""
+    tiles = -(-vectors // most)
+    size, larger = divmod(vectors, tiles)
+    cuts = [(0, larger, size + 1), (larger * (size + 1), tiles - larger, size)]
+    return [cut for cut in cuts if cut[1]]

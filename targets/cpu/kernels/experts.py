@@ -238,15 +238,15 @@ def _swiglu_strip(
     first, base = T.bind(strip * per), T.bind(expert * gate.tiles)
     part = part_buffer(most, 2 * per)
     pair = [Strip(w, per, base + first, base + (gate.tiles - 1)) for w in (gate, up)]
-    x.multiply(pair, row, count, part)
 
-    def visit(r: Expr, tile: Expr, column: int) -> None:
+    def joined(r: Expr, tile: Expr, column: int) -> None:
         for h in range(0, TILE, lanes):
             g = get(part, r, column + h, lanes=lanes)
             u = get(part, r, per * TILE + column + h, lanes=lanes)
             keep(r, swiglu(g, u, limit, lanes), tile * TILE + h)
 
-    each_tile(gate, per, first, count, visit)
+    x.multiply(pair, row, count, part, lambda r: each_tile(
+        gate, per, first, lambda t, c: joined(r, t, c)))
 
 
 def _down(
@@ -264,16 +264,17 @@ def _down(
         first = T.bind(strip * per)
         part = part_buffer(most, per)
         whole = Strip(s2, per, first, s2.tiles - 1)
-        shared.multiply([whole], lambda r: r, count, part)
-        each_tile(s2, per, first, count, lambda r, t, c: keep(r, t, part, r, c, False))
+        shared.multiply([whole], lambda r: r, count, part, lambda r: each_tile(
+            s2, per, first, lambda t, c: keep(r, t, part, r, c, False)))
         with T.serial(groups.active[0]) as j:
             expert = T.bind(groups.experts[j])
             start = T.bind(groups.starts[expert])
             size = T.bind(groups.starts[expert + 1] - start)
             base = T.bind(expert * w2.tiles)
             piece = Strip(w2, per, base + first, base + (w2.tiles - 1))
-            routed.multiply([piece], lambda r: start + r, size, part)
-            each_tile(
-                w2, per, first, size,
-                lambda r, t, c: keep(groups.token(start + r), t, part, r, c, True),
-            )  # fmt: skip
+
+            def add(r: Expr, start: Expr = start) -> None:
+                row = T.bind(groups.token(start + r))
+                each_tile(w2, per, first, lambda t, c: keep(row, t, part, r, c, True))
+
+            routed.multiply([piece], lambda r, start=start: start + r, size, part, add)

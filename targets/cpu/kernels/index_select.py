@@ -224,7 +224,7 @@ class _Scorer:
 
             products = block.products(panel, T.bind(part * block.panel_size), rows, bases, visit)
             weights = [T.bind(get(gains, part * block.block + i * lanes, lanes=lanes))
-                       for i in range(block.vectors)]  # fmt: skip
+                       for i in range(block.results)]  # fmt: skip
             for total, line in zip(sums, products, strict=True):
                 total.value = total.value + self._weigh(line, weights)
         return totals([total.value for total in sums], lanes)

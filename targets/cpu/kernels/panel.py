@@ -15,8 +15,10 @@ from typing import Any, Protocol
 from firstlight.codegen.tvm_bridge import T
 from firstlight.targets.cpu.kernels.layouts import TILE
 from firstlight.targets.cpu.kernels.micro import Weight, zeros
-from firstlight.targets.cpu.kernels.vecmath import Expr, get, put, spread
+from firstlight.targets.cpu.kernels.vecmath import Expr, fetch, get, put, spread
 
+LINE = 16
+"""float32 of a line of the cache."""
 ROWS = 6
 """Token rows of a register tile."""
 DEPTH = 128
@@ -45,7 +47,7 @@ class Multiplier(Protocol):
     """Activations that can be multiplied with strips: `activations.Rows`."""
 
     def multiply(self, strips: Sequence[Strip], row: Callable[[Expr], Expr], count: Expr,
-                 part: Any) -> None:
+                 part: Any, done: Callable[[Expr], None]) -> None:
         """As `multiply`."""
 
 
@@ -55,8 +57,9 @@ def part_buffer(rows: int, tiles: int) -> Any:
 
 
 def multiply(
-    strips: Sequence[Strip], x: Any, row: Callable[[Expr], Expr], count: Expr, part: Any, lanes: int
-) -> None:
+    strips: Sequence[Strip], x: Any, row: Callable[[Expr], Expr], count: Expr, part: Any,
+    done: Callable[[Expr], None], lanes: int,
+) -> None:  # fmt: skip
     """part[r] = x[row(r)] . (the strips side by side), for r < count.
 
     Args:
@@ -64,57 +67,81 @@ def multiply(
         x: buffer [.., K]; nothing behind column K is read.
         row: row of x for row r of the result, asked for r < count only.
         part: from `part_buffer`.
+        done: called with r when part[r] is whole, while it is in the nearest cache.
     """
     k = strips[0].weight.k
     width = sum(s.tiles for s in strips) * TILE
     depth = min(DEPTH, max(s.weight.padded for s in strips))
     panel = T.alloc_buffer((depth, width), "float32")
-    with T.serial(-(-k // DEPTH)) as block:
+
+    def fill(block: Expr) -> None:
         column = 0
         for strip in strips:
             _decode(strip, block, panel, column, lanes)
             column += strip.tiles * TILE
 
-        def visit(first: Expr, rows: Sequence[Expr]) -> None:
-            tile = min(width, 4 * TILE if lanes == 16 else TILE)
-            with T.serial(width // tile) as c:
-                _register_tile(x, rows, panel, part, first, c * tile, tile, block, k, lanes)
+    def visit(block: Expr, first: Expr, rows: Sequence[Expr], following: Sequence[Expr]) -> None:
+        tile = min(width, 4 * TILE if lanes == 16 else TILE)
+        with T.serial(width // tile) as c:
+            _register_tile(x, rows, following, panel, part, first, c * tile, tile, block, k, lanes)
 
-        for_rows(row, count, lanes, visit)
+    tiled(-(-k // DEPTH), fill, visit, row, count, done, lanes)
 
 
-def for_rows(row: Callable[[Expr], Expr], count: Expr, lanes: int,
-             visit: Callable[[Expr, Sequence[Expr]], None]) -> None:
-    """visit(first, rows of x) for every register tile.
+def tiled(
+    blocks: int, fill: Callable[[Expr], None],
+    visit: Callable[[Expr, Expr, Sequence[Expr], Sequence[Expr]], None],
+    row: Callable[[Expr], Expr], count: Expr, done: Callable[[Expr], None], lanes: int,
+) -> None:  # fmt: skip
+    """For every block of k fill(block), then visit(block, first r, rows of x, those of the next
+    tile) for every register tile; done(r) for every r after its last.
 
     An expert has a dozen or two of a chunk's tokens, and whole tiles only would waste a tenth: the
     last has half the rows if that is enough. Not at 512 bits, where half a tile is so small that
-    LLVM unrolls all of its loops, and spills.
+    LLVM unrolls all of its loops, and spills. At 256 bits it spills if `done` is in the same loop.
     """
-    def tile(first: Expr, size: int) -> None:
-        visit(first, [T.bind(row(T.min(first + i, count - 1))) for i in range(size)])
+    def at(r: Expr) -> Expr:
+        return T.bind(row(T.min(r, count - 1)))
 
-    rest = T.bind(T.truncmod(count, T.int32(ROWS)))
-    few = T.bind(T.And(rest > 0, rest <= (ROWS // 2 if lanes == 8 else 0)))
-    whole = T.bind(T.truncdiv(count + (ROWS - 1), T.int32(ROWS)) - T.Cast("int32", few))
-    with T.serial(whole) as m:
-        tile(T.bind(m * ROWS), ROWS)
-    with T.If(few), T.Then():
-        tile(T.bind(whole * ROWS), ROWS // 2)
+    def tile(block: Expr, first: Expr, size: int) -> None:
+        visit(block, first, [at(first + i) for i in range(size)],
+              [at(first + size + i) for i in range(size)])
+        if lanes == 16:
+            with T.If(block == blocks - 1), T.Then(), T.serial(T.min(size, count - first)) as i:
+                done(T.bind(first + i))
+
+    with T.serial(blocks) as block:
+        fill(block)
+        rest = T.bind(T.truncmod(count, T.int32(ROWS)))
+        few = T.bind(T.And(rest > 0, rest <= (ROWS // 2 if lanes == 8 else 0)))
+        whole = T.bind(T.truncdiv(count + (ROWS - 1), T.int32(ROWS)) - T.Cast("int32", few))
+        with T.serial(whole) as m:
+            tile(block, T.bind(m * ROWS), ROWS)
+        with T.If(few), T.Then():
+            tile(block, T.bind(whole * ROWS), ROWS // 2)
+    if lanes == 8:
+        with T.serial(count) as r:
+            done(r)
 
 
 def _register_tile(
-    x: Any, rows: Sequence[Expr], panel: Any, part: Any, first: Expr, column: Expr, width: int,
-    block: Expr, k: int, lanes: int,
+    x: Any, rows: Sequence[Expr], following: Sequence[Expr], panel: Any, part: Any, first: Expr,
+    column: Expr, width: int, block: Expr, k: int, lanes: int,
 ) -> None:  # fmt: skip
     across = range(0, width, lanes)
     sums = [zeros(len(across), lanes) for _ in rows]
-    with T.serial(T.min(DEPTH, k - block * DEPTH)) as kk:
-        ws = [T.bind(get(panel, kk, column + j, lanes=lanes)) for j in across]
-        for r, line in zip(rows, sums, strict=True):
-            scalar = T.bind(T.broadcast(x[r, block * DEPTH + kk], lanes))
-            for cell, w in zip(line, ws, strict=True):
-                cell.value = cell.value + scalar * w
+    deep = T.bind(T.min(DEPTH, k - block * DEPTH))
+    with T.serial((deep + (LINE - 1)) // LINE) as piece:
+        start = T.bind(piece * LINE)
+        for r in following:
+            fetch(x[r, block * DEPTH + start], 1)
+        with T.serial(LINE if k % LINE == 0 else T.min(LINE, deep - start)) as i:
+            kk = T.bind(start + i)
+            ws = [T.bind(get(panel, kk, column + j, lanes=lanes)) for j in across]
+            for r, line in zip(rows, sums, strict=True):
+                scalar = T.bind(T.broadcast(x[r, block * DEPTH + kk], lanes))
+                for cell, w in zip(line, ws, strict=True):
+                    cell.value = cell.value + scalar * w
     # Sums start anew in each block and are added: shorter chains, smaller rounding error.
     with T.If(block > 0), T.Then():
         for i, line in enumerate(sums):
@@ -165,20 +192,17 @@ def panel_work(
         base = T.bind(group * weight.tiles)
         part = part_buffer(tokens, per)
         strip = Strip(weight, per, base + first, base + (weight.tiles - 1))
-        x.multiply([strip], lambda r: r * groups + group, count, part)
-        each_tile(weight, per, first, count, lambda r, t, c: finish(r, group, t, part, c))
+        x.multiply([strip], lambda r: r * groups + group, count, part, lambda r: each_tile(
+            weight, per, first, lambda t, c: finish(r, group, t, part, c)))
 
     return weight.count * n, weight.tile_bytes * per, body
 
 
-def each_tile(
-    weight: Weight, per: int, first: Expr, count: Expr, visit: Callable[[Expr, Expr, int], None]
-) -> None:
-    """Call visit(row, tile, column) for every row < count and every tile of a strip that exists."""
-    with T.serial(count) as r:
-        for j in range(per):
-            if weight.tiles % per == 0:
-                visit(r, first + j, j * TILE)
-            else:
-                with T.If(first + j < weight.tiles), T.Then():
-                    visit(r, first + j, j * TILE)
+def each_tile(weight: Weight, per: int, first: Expr, visit: Callable[[Expr, int], None]) -> None:
+    """Call visit(tile, column) for every tile of a strip that exists."""
+    for j in range(per):
+        if weight.tiles % per == 0:
+            visit(first + j, j * TILE)
+        else:
+            with T.If(first + j < weight.tiles), T.Then():
+                visit(first + j, j * TILE)

@@ -121,16 +121,15 @@ def ceil_div(a: Expr, b: Expr) -> Expr:
 
 
 def transposed(rows: Sequence[Expr], lanes: int) -> list[Expr]:
-    """`lanes` vectors as columns."""
-    rows, step = list(rows), 1
+    """Vectors, `lanes` of them or half, as columns; of half as many two columns each."""
+    rows, unit = list(rows), lanes // len(rows)
+    step = unit
     while step < lanes:
-        for i in range(lanes):
-            if i & step:
-                continue
-            a, b = rows[i], rows[i + step]
+        for i, other in ((i, i + step // unit) for i in range(len(rows)) if not i * unit & step):
+            pair = [rows[i], rows[other]]
             low = [lanes + j - step if j & step else j for j in range(lanes)]
             high = [lanes + j if j & step else j + step for j in range(lanes)]
-            rows[i], rows[i + step] = (T.bind(T.Shuffle([a, b], order)) for order in (low, high))
+            rows[i], rows[other] = (T.bind(T.Shuffle(pair, order)) for order in (low, high))
         step *= 2
     return rows
 

@@ -16,9 +16,9 @@ from typing import Any
 from firstlight.codegen.tvm_bridge import T
 from firstlight.targets.cpu.kernels.layouts import TILE
 from firstlight.targets.cpu.kernels.micro import Weight, byte_table, lookup, zeros
-from firstlight.targets.cpu.kernels.panel import DEPTH, Strip, for_rows
+from firstlight.targets.cpu.kernels.panel import DEPTH, Strip, tiled
 from firstlight.targets.cpu.kernels.rounded import CODES, GROUP, Codes, Rounded
-from firstlight.targets.cpu.kernels.vecmath import Cell, Expr, get, put, spread
+from firstlight.targets.cpu.kernels.vecmath import Cell, Expr, fetch, get, put, spread
 
 
 class Words(Rounded):
@@ -83,37 +83,43 @@ class Words(Rounded):
     # ---- many tokens
 
     def multiply(self, strips: Sequence[Strip], row: Callable[[Expr], Expr], count: Expr,
-                 part: Any) -> None:
+                 part: Any, done: Callable[[Expr], None]) -> None:
         """part[r] = x[row(r)] . (the strips side by side); see `panel.multiply`."""
         width = sum(s.tiles for s in strips) * TILE
         panel = T.alloc_buffer((DEPTH // 2, width, 2), "int16")
         scales = T.alloc_buffer((DEPTH // GROUP, width), "float32")
         most = 2 * self.lanes
         pieces = [(0, width // most, most)] + ([(width - TILE, 1, TILE)] if width % most else [])
-        with T.serial(self.blocks) as block:
-            groups = T.bind(T.min(DEPTH // GROUP, self.groups - block * (DEPTH // GROUP)))
-            column = 0
+        unit = CODES[strips[0].weight.codec].unit
+
+        def groups(block: Expr) -> Expr:
+            return T.bind(T.min(DEPTH // GROUP, self.groups - block * (DEPTH // GROUP)))
+
+        def fill(block: Expr) -> None:
+            count, column = groups(block), 0
             for strip in strips:
-                self._widen(strip, block, groups, panel, scales, column)
+                self._widen(strip, block, count, panel, scales, column)
                 column += strip.tiles * TILE
-            unit = CODES[strips[0].weight.codec].unit
 
-            def visit(first: Expr, rows: Sequence[Expr]) -> None:
-                for column, times, wide in pieces:
-                    with T.serial(times) as c:
-                        self._register_tile(rows, panel, scales, part, first, column + c * wide,
-                                            wide, block, groups, unit)
+        def visit(block: Expr, first: Expr, rows: Sequence[Expr],
+                  following: Sequence[Expr]) -> None:  # fmt: skip
+            for column, times, wide in pieces:
+                with T.serial(times) as c:
+                    self._register_tile(rows, following, panel, scales, part, first,
+                                        column + c * wide, wide, block, groups(block), unit)
 
-            for_rows(row, count, self.lanes, visit)
+        tiled(self.blocks, fill, visit, row, count, done, self.lanes)
 
     def _register_tile(
-        self, rows: Sequence[Expr], panel: Any, scales: Any, part: Any, first: Expr, column: Expr,
-        width: int, block: Expr, groups: Expr, unit: float,
+        self, rows: Sequence[Expr], following: Sequence[Expr], panel: Any, scales: Any, part: Any,
+        first: Expr, column: Expr, width: int, block: Expr, groups: Expr, unit: float,
     ) -> None:  # fmt: skip
         lanes, columns = self.lanes, range(0, width, self.lanes)
         totals = [zeros(len(columns), lanes) for _ in rows]
         sums = [[Cell(self._none(), lanes, "int32") for _ in columns] for _ in rows]
         with T.serial(groups) as group:
+            for r in following:
+                fetch(self.values[r, block * DEPTH + group * GROUP], 1)
             with T.serial(GROUP // 2) as pair:
                 at = T.bind(group * (GROUP // 2) + pair)
                 ws = [T.bind(get(panel, at, column + j, 0, lanes=2 * lanes)) for j in columns]
