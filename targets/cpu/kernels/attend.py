@@ -52,7 +52,7 @@ had by many threads. A part has at least about `PART_TILES` tiles."""
 PART_TILES = 16
 
 MIX = {8: (4, 3), 16: (4, 6)}
-"""lanes -> (heads, most vectors of columns) of a tile of the mix: 12 of 16 or 24 of 32 registers."""
+"""lanes -> (heads, most vectors of columns) of a tile of the mix: 12 or 24 registers of sums."""
 
 NOTHING = -3.0e38
 """The top of no rows."""
@@ -192,20 +192,27 @@ class _Sums:
             start = T.bind(first + group * size)
             count = _settle(T.min(size, last - start))
 
-            def stage(r: Expr, start: Expr = start) -> None:
-                _row(sources, T.bind(start + r), lambda form, memory, base: form.load(
-                    memory, base, rows, T.bind(r * stride)))
+            def stage(r: Expr, start: Expr = start, count: Expr = count) -> None:
+                """Zeros fill up a tile: what else lies there may be subnormal, and slow."""
+                place = T.bind(r * stride)
+                with T.If(r < count):
+                    with T.Then():
+                        _row(sources, T.bind(start + r), lambda form, memory, base: form.load(
+                            memory, base, rows, place))
+                    with T.Else():
+                        sweep(self.columns, block.lanes, lambda i, n: put(
+                            rows, spread(0.0, n), place + i, lanes=n))
 
             def ahead(r: Expr, start: Expr = start, count: Expr = count) -> None:
                 """Stage a row of the next tile, name one to be fetched."""
                 following = T.bind(r + block.tile)
-                with T.If(following < count), T.Then():
+                with T.If(following < block.padded(count)), T.Then():
                     stage(following)
                 row = T.bind(start + AHEAD + r)
                 with T.If(row < last), T.Then():
                     _row(sources, row, name)
 
-            with T.serial(T.min(block.tile, count)) as r:
+            with T.serial(block.tile) as r:
                 stage(r)
             with T.serial(block.blocks) as one:
                 base = T.bind(part * self.heads + one * block.block)
@@ -227,7 +234,7 @@ class _Sums:
 
     def _scores(self, panel: Any, one: Expr, rows: Any, stride: int, count: Expr, weights: Any,
                 ahead: Callable[[Expr], None], line: Callable[[Expr], None]) -> None:
-        """weights[row][head] = <row, query>; rows that fill up a tile hold anything. Meanwhile
+        """weights[row][head] = <row, query>, those that fill up a tile included. Meanwhile
         `ahead` is called for each row, once for all heads, and `line` as `products` says."""
         block = self.of.block
 

@@ -14,7 +14,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from firstlight.codegen.tvm_bridge import T
-from firstlight.targets.cpu.kernels.vecmath import Cell, Expr, get, put, spread, transposed
+from firstlight.targets.cpu.kernels.vecmath import (
+    Cell,
+    Expr,
+    ceil_div,
+    get,
+    put,
+    spread,
+    transposed,
+)
 
 VISITS = 16
 """Times that `Heads.products` does something else in between: more than a tile has rows."""
@@ -63,9 +71,9 @@ class Heads:
             return 12
         return 6 if self.vectors == 2 else 8
 
-    def padded(self, rows: int) -> int:
+    def padded(self, rows: Expr) -> Expr:
         """`rows` rounded up to whole tiles."""
-        return -(-rows // self.tile) * self.tile
+        return ceil_div(rows, self.tile) * self.tile
 
     @property
     def panel_size(self) -> int:

@@ -149,7 +149,7 @@ class _Scorer:
         return turned
 
     def score(self, panel: Any, gains: Any, first: Expr, last: Expr, ranks: Any) -> None:
-        """Ranks of keys first .. last - 1; those that fill up a tile are of anything.
+        """Ranks of keys first .. last - 1; those that fill up a tile are of zeros.
 
         Float32 keys are read where they are. Others are decoded a tile ahead, while one is scored:
         that is work for other units. Both are fetched further ahead.
@@ -163,12 +163,19 @@ class _Scorer:
             return T.bind(self.base + wide(row) * form.size)
 
         def stage(row: Expr, place: Expr) -> None:
-            form.load(self.keys, key(row), rows, T.bind(place * stride))
+            """Zeros fill up a tile: what else lies there may be subnormal, and slow."""
+            at = T.bind(place * stride)
+            with T.If(row < last):
+                with T.Then():
+                    form.load(self.keys, key(row), rows, at)
+                with T.Else():
+                    sweep(form.width, block.lanes, lambda i, n: put(
+                        rows, spread(0.0, n), at + i, lanes=n))
 
         def score(start: Expr, source: Any, bases: Sequence[Expr], place: Expr) -> None:
             def ahead(visit: Expr) -> None:
                 following = T.bind(start + number + visit)
-                with T.If(T.And(visit < number, following < last)), T.Then():
+                with T.If(visit < number), T.Then():
                     stage(following, T.bind(place + visit))
 
             far, steps = key(start + FAR * number), block.blocks * form.width
@@ -194,12 +201,12 @@ class _Scorer:
                     bases = [T.bind(base + r * form.size) for r in range(number)]
                     score(start, self.keys, bases, T.int32(0))
                 with T.Else():
-                    with T.serial(last - start) as r:
+                    with T.serial(number) as r:
                         stage(start + r, r)
                     staged(start, T.int32(0))
 
         if not plain:
-            with T.serial(T.min(number, last - first)) as r:
+            with T.serial(number) as r:
                 stage(first + r, r)
         with T.serial(ceil_div(last - first, number)) as tile:
             start = T.bind(first + tile * number)

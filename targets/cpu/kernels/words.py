@@ -18,7 +18,7 @@ from firstlight.targets.cpu.kernels.layouts import TILE
 from firstlight.targets.cpu.kernels.micro import Weight, byte_table, lookup, zeros
 from firstlight.targets.cpu.kernels.panel import DEPTH, Strip, tiled
 from firstlight.targets.cpu.kernels.rounded import CODES, GROUP, Codes, Rounded
-from firstlight.targets.cpu.kernels.vecmath import Cell, Expr, fetch, get, put, spread
+from firstlight.targets.cpu.kernels.vecmath import Cell, Expr, get, put, spread
 
 
 class Words(Rounded):
@@ -101,25 +101,22 @@ class Words(Rounded):
                 self._widen(strip, block, count, panel, scales, column)
                 column += strip.tiles * TILE
 
-        def visit(block: Expr, first: Expr, rows: Sequence[Expr],
-                  following: Sequence[Expr]) -> None:  # fmt: skip
+        def visit(block: Expr, first: Expr, rows: Sequence[Expr], _: Sequence[Expr]) -> None:
             for column, times, wide in pieces:
                 with T.serial(times) as c:
-                    self._register_tile(rows, following, panel, scales, part, first,
-                                        column + c * wide, wide, block, groups(block), unit)
+                    self._register_tile(rows, panel, scales, part, first, column + c * wide, wide,
+                                        block, groups(block), unit)
 
         tiled(self.blocks, fill, visit, row, count, done, self.lanes)
 
     def _register_tile(
-        self, rows: Sequence[Expr], following: Sequence[Expr], panel: Any, scales: Any, part: Any,
-        first: Expr, column: Expr, width: int, block: Expr, groups: Expr, unit: float,
+        self, rows: Sequence[Expr], panel: Any, scales: Any, part: Any, first: Expr, column: Expr,
+        width: int, block: Expr, groups: Expr, unit: float,
     ) -> None:  # fmt: skip
         lanes, columns = self.lanes, range(0, width, self.lanes)
         totals = [zeros(len(columns), lanes) for _ in rows]
         sums = [[Cell(self._none(), lanes, "int32") for _ in columns] for _ in rows]
         with T.serial(groups) as group:
-            for r in following:
-                fetch(self.values[r, block * DEPTH + group * GROUP], 1)
             with T.serial(GROUP // 2) as pair:
                 at = T.bind(group * (GROUP // 2) + pair)
                 ws = [T.bind(get(panel, at, column + j, 0, lanes=2 * lanes)) for j in columns]
