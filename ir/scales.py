@@ -15,7 +15,7 @@ SHRINK = tuple(1 - i / 48 for i in range(13))
 quarters: what is clipped then costs more than the finer steps save."""
 LEAST = np.float32(1e-30)
 CACHED = 1 << 17
-"""Values that are searched together: they and what is computed of them stay in a core's cache."""
+"""Values that are searched together: they and what is computed of them stay in the caches."""
 
 
 def quantize(w: F32, codec: str, importance: F32 | None = None,
