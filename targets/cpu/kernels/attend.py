@@ -28,6 +28,7 @@ from firstlight.targets.cpu.kernels.vecmath import (
     Cell,
     Expr,
     ceil_div,
+    clear,
     decode,
     exp,
     fetch,
@@ -200,8 +201,7 @@ class _Sums:
                         _row(sources, T.bind(start + r), lambda form, memory, base: form.load(
                             memory, base, rows, place))
                     with T.Else():
-                        sweep(self.columns, block.lanes, lambda i, n: put(
-                            rows, spread(0.0, n), place + i, lanes=n))
+                        clear(rows, place, self.columns, block.lanes)
 
             def ahead(r: Expr, start: Expr = start, count: Expr = count) -> None:
                 """Stage a row of the next tile, name one to be fetched."""
@@ -228,9 +228,7 @@ class _Sums:
             sink = decode(of.sinks, of.sink_codec, T.min(head, of.block.heads - 1))
             put(self.tops, T.Select(part == 0, sink, T.float32(NOTHING)), base + head)
             put(self.totals, T.Select(part == 0, T.float32(1), T.float32(0)), base + head)
-        lanes = of.block.lanes
-        sweep(self.heads * self.columns, lanes, lambda i, n: put(
-            self.sums, spread(0.0, n), base * self.columns + i, lanes=n))
+        clear(self.sums, base * self.columns, self.heads * self.columns, of.block.lanes)
 
     def _scores(self, panel: Any, one: Expr, rows: Any, stride: int, count: Expr, weights: Any,
                 ahead: Callable[[Expr], None], line: Callable[[Expr], None]) -> None:

@@ -22,6 +22,7 @@ from firstlight.targets.cpu.kernels.vecmath import (
     Cell,
     Expr,
     ceil_div,
+    clear,
     fetch,
     flat,
     get,
@@ -169,8 +170,7 @@ class _Scorer:
                 with T.Then():
                     form.load(self.keys, key(row), rows, at)
                 with T.Else():
-                    sweep(form.width, block.lanes, lambda i, n: put(
-                        rows, spread(0.0, n), at + i, lanes=n))
+                    clear(rows, at, form.width, block.lanes)
 
         def score(start: Expr, source: Any, bases: Sequence[Expr], place: Expr) -> None:
             def ahead(visit: Expr) -> None:

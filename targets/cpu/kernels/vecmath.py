@@ -112,6 +112,11 @@ def sweep(n: int, lanes: int, body: Callable[[Expr, int], None]) -> None:
             body(i, 1)
 
 
+def clear(buffer: Any, at: Expr, n: int, lanes: int) -> None:
+    """Zeros in `n` float32 of a flat buffer."""
+    sweep(n, lanes, lambda i, m: put(buffer, spread(0.0, m), at + i, lanes=m))
+
+
 def ceil_div(a: Expr, b: Expr) -> Expr:
     """a / b, rounded up; a >= 0."""
     return (a + (b - 1)) // b

@@ -96,9 +96,9 @@ class Words(Rounded):
             return T.bind(T.min(DEPTH // GROUP, self.groups - block * (DEPTH // GROUP)))
 
         def fill(block: Expr) -> None:
-            count, column = groups(block), 0
+            own, column = groups(block), 0
             for strip in strips:
-                self._widen(strip, block, count, panel, scales, column)
+                self._widen(strip, block, own, panel, scales, column)
                 column += strip.tiles * TILE
 
         def visit(block: Expr, first: Expr, rows: Sequence[Expr], _: Sequence[Expr]) -> None:
