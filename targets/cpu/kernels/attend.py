@@ -1,87 +1,57 @@
-"""All heads of one token attend to rows: scores, softmax with a sink, mix, inverse rope.
+"""All heads of tokens attend to rows: scores, softmax with a sink, mix, inverse rope.
 
-Keys are values, and all heads share them. Rows are taken in groups that stay in the nearest caches;
-of each group, per block of heads:
+Keys are values, and all heads share them. Rows are taken in groups (`sums.Sums`):
 
-    stage    rows in any codec and from anywhere, decoded side by side, a tile ahead of
-    scores   rows x heads, in register tiles that read each row once for all heads of the block
-    weights  e**(score - top so far), a lane is a head
-    mix      heads x columns, sums of earlier groups scaled to the new top
+    alone       a token in a thread
+    neighbours  some tokens in a thread: they see the same rows, all but a few, which are decoded
+                and read once for the heads of all
+    together    a token whose rows are cut into parts that threads work on, each with tops, totals
+                and sums of its own, which are joined in a fixed order
 
-Where a token is alone, its rows are cut into parts that threads work on, each with tops, totals
-and sums of its own; these are joined in a fixed order. How rows are cut depends on their number
-only, so the result does not depend on the threads.
+How rows are cut depends on their number, or on their positions: neither on the threads, nor on
+which tokens are in a call, so neither changes a result.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from firstlight.codegen.tvm_bridge import T
-from firstlight.targets.cpu.kernels.heads import VISITS, Heads
+from firstlight.targets.cpu.kernels.heads import Heads
 from firstlight.targets.cpu.kernels.rope import table
-from firstlight.targets.cpu.kernels.rows import StoredRows
 from firstlight.targets.cpu.kernels.schedule import parallel
-from firstlight.targets.cpu.kernels.vecmath import (
-    Cell,
-    Expr,
-    ceil_div,
-    clear,
-    decode,
-    exp,
-    fetch,
-    get,
-    hold,
-    put,
-    spread,
-    sweep,
-    wide,
+from firstlight.targets.cpu.kernels.sums import (
+    PARTS,
+    Groups,
+    Rows,
+    Sums,
+    even_groups,
+    group_size,
+    settle,
+    total_rows,
 )
+from firstlight.targets.cpu.kernels.vecmath import Expr, ceil_div, decode, wide
 
-GROUP = 48
-"""Rows of a group, about: whole register tiles. The sums of all heads are read and written once for
-each group; its rows stay in the second-level cache."""
-
-AHEAD = 24
-"""Rows that are fetched ahead: of fewer, some come late; of more, the first."""
-
-PARTS = 32
-"""Most parts of a token's rows: joining them costs little beside the rows, and an even share can be
-had by many threads. A part has at least about `PART_TILES` tiles."""
 PART_TILES = 16
+"""Register tiles of rows of a part, at least about."""
 
-MIX = {8: (4, 3), 16: (4, 6)}
-"""lanes -> (heads, most vectors of columns) of a tile of the mix: 12 or 24 registers of sums."""
-
-NOTHING = -3.0e38
-"""The top of no rows."""
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Where some of a token's rows are.
-
-    Attributes:
-        form: how they are stored.
-        memory: flat buffer, row r starts at ``base + r * form.size``.
-        base: start, an int64.
-        count: how many rows are attended to.
-        row: j -> number of the j-th of them.
-    """
-
-    form: StoredRows
-    memory: Any
-    base: Expr
-    count: Expr
-    row: Callable[[Expr], Expr]
+NEIGHBOURS = 64
+"""Heads of all tokens that share a row's decoding: with more, sums and queries leave the
+second-level cache."""
 
 
 @dataclass(frozen=True)
 class Attend:
-    """The steps for tokens of queries q[S, H, c], results o[S, H, c]."""
+    """The steps for tokens of queries q[S, H, c], results o[S, H, c].
 
+    Attributes:
+        heads: H.
+        block: heads that are worked on at once: those of one token, or of `tokens`.
+    """
+
+    heads: int
     block: Heads
     scale: float
     sink_codec: str
@@ -91,270 +61,116 @@ class Attend:
     q: Any
     o: Any
 
+    @property
+    def tokens(self) -> int:
+        """Tokens that are worked on at once."""
+        return self.block.heads // self.heads
+
+    def of_neighbours(self) -> Attend:
+        """The same for as many tokens as there is room for, if a register has heads of one."""
+        many, block = max(1, NEIGHBOURS // self.heads), self.block
+        if self.heads % block.lanes:
+            return self
+        return replace(self, block=Heads(many * self.heads, block.width, block.lanes))
+
     def alone(self, token: Expr, t: Expr, sources: Sequence[Rows]) -> None:
-        """One token in one thread."""
+        """The token at position t."""
         sums = self._sums(1)
-        total = _total(sources)
-        sums.gather(self._panel(token), sources, T.int32(0), T.int32(0), total)
-        turn = table(self.freqs, self.pairs, t, self.block.lanes, inverse=True)
-        with T.serial(self.block.heads) as head:
-            sums.finish(token, head, T.int32(1))
-            self._turn_back(turn, token, head)
+        groups = even_groups(self.block, T.int32(0), total_rows(sources))
+        sums.gather(self._panel(token), sources, T.int32(0), groups)
+        turn = self._turn(t)
+        with T.serial(self.heads) as head:
+            self._finish(sums, turn, token, head, head, T.int32(1))
+
+    def neighbours(
+        self, first: Expr, last: Expr, position: Callable[[Expr], Expr], window: int,
+        sources: Sequence[Rows], entries: Rows | None, visible: Any,
+    ) -> None:  # fmt: skip
+        """Tokens first .. last, at most `tokens`; in place of those that are not there the last one
+        is computed once more.
+
+        Args:
+            position: of a token.
+            window: tokens that a token sees, itself included.
+            sources: the rows of positions that any of the tokens sees, one after the other.
+            entries: the first entries, as many as any of them sees.
+            visible: int32 of each token, how many it sees; negative: no result is wanted.
+        """
+        size = group_size(self.block)
+        oldest = T.bind(T.max(position(first) - (window - 1), 0))
+        before = T.bind(oldest % size)
+        near = total_rows(sources)
+        every = [*sources, entries] if entries else sources
+        total = total_rows(every)
+        near_groups = settle(ceil_div(near + before, size))
+
+        def rows(number: Expr) -> tuple[Expr, Expr]:
+            """Groups begin at multiples of their size, of positions and then of entries."""
+            far = T.bind(number >= near_groups)
+            start = T.bind(T.Select(far, near + (number - near_groups) * size,
+                                    T.max(number * size - before, 0)))
+            stop = T.Select(far, T.min(start + size, total),
+                            T.min((number + 1) * size - before, near))
+            return start, settle(stop - start)
+
+        def seen(start: Expr, count: Expr, head: Expr) -> tuple[Expr, Expr]:
+            which = T.bind(T.truncdiv(head, T.int32(self.heads)))
+            t = T.bind(position(T.min(first + which, last)))
+            far = T.bind(start >= near)
+            begin = T.Select(far, near, T.max(t - (window - 1), 0) - oldest)
+            end = T.Select(far, near + visible[which], t + 1 - oldest)
+            a, b = (settle(T.max(T.min(edge - start, count), 0)) for edge in (begin, end))
+            return a, b
+
+        sums = self._sums(1)
+        groups = Groups(T.int32(0), total, near_groups + ceil_div(total - near, size), rows, seen)
+        panel = self._panel(first, (last - first + 1) * self.heads)
+        sums.gather(panel, every, T.int32(0), groups)
+        with T.serial(last - first + 1) as which, T.If(visible[which] >= 0), T.Then():
+            token = T.bind(first + which)
+            turn = self._turn(position(token))
+            with T.serial(self.heads) as head:
+                self._finish(sums, turn, token, head, which * self.heads + head, T.int32(1))
 
     def together(self, token: Expr, t: Expr, sources: Sequence[Rows], most: int) -> None:
-        """One token of at most `most` rows, shared among the threads."""
+        """The token at position t, of at most `most` rows, shared among the threads."""
         tile = self.block.tile
         most_parts = min(PARTS, 2 * ceil_div(ceil_div(most, tile), 2 * PART_TILES))
         sums = self._sums(most_parts)
-        total, panel = _total(sources), self._panel(token)
-        tiles = _settle(ceil_div(total, tile))
-        share = _settle(ceil_div(tiles, T.min(PARTS, 2 * ceil_div(tiles, 2 * PART_TILES))))
-        parts = _settle(ceil_div(tiles, share))
+        total, panel = total_rows(sources), self._panel(token)
+        tiles = settle(ceil_div(total, tile))
+        share = settle(ceil_div(tiles, T.min(PARTS, 2 * ceil_div(tiles, 2 * PART_TILES))))
+        parts = settle(ceil_div(tiles, share))
         with parallel(parts, most_parts) as part:
             first = T.bind(part * share * tile)
-            last = _settle(T.min(first + share * tile, total))
-            sums.gather(panel, sources, part, first, last)
-        turn = table(self.freqs, self.pairs, t, self.block.lanes, inverse=True)
-        with T.parallel(self.block.heads) as head:
-            sums.finish(token, head, parts)
-            self._turn_back(turn, token, head)
+            last = settle(T.min(first + share * tile, total))
+            sums.gather(panel, sources, part, even_groups(self.block, first, last))
+        turn = self._turn(t)
+        with T.parallel(self.heads) as head:
+            self._finish(sums, turn, token, head, head, parts)
 
-    def _panel(self, token: Expr) -> Any:
-        """Scaled queries [blocks][width][block]."""
+    def _panel(self, token: Expr, there: Expr | None = None) -> Any:
+        """Scaled queries from those of `token` on, [blocks][width][block]; `there` as for
+        `Heads.pack`."""
         block = self.block
         panel = T.alloc_buffer((block.blocks * block.panel_size,), "float32")
-        base = T.bind(wide(token) * (block.heads * block.width))
+        base = T.bind(wide(token) * (self.heads * block.width))
         with T.serial(block.blocks) as part:
-            block.pack(self.q, base, part, panel, T.bind(part * block.panel_size), self.scale)
+            place = T.bind(part * block.panel_size)
+            block.pack(self.q, base, part, panel, place, self.scale, there)
         return panel
 
-    def _sums(self, parts: int) -> _Sums:
-        columns = -(-self.block.width // self.block.lanes) * self.block.lanes
-        heads = self.block.blocks * self.block.block
-        return _Sums(
-            self, columns, T.alloc_buffer((parts * heads * columns,), "float32"),
-            T.alloc_buffer((parts * heads,), "float32"),
-            T.alloc_buffer((parts * heads,), "float32"))  # fmt: skip
+    def _sums(self, parts: int) -> Sums:
+        return Sums(self.block, parts, lambda head: decode(
+            self.sinks, self.sink_codec, T.truncmod(head, T.int32(self.heads))))
 
-    def _turn_back(self, turn: Any, token: Expr, head: Expr) -> None:
-        """Inverse rope at the query's position: values were summed with their keys' turns."""
-        row = wide(token * self.block.heads + head) * self.block.width
-        turn.rotate(self.o, T.bind(row + (self.block.width - 2 * self.pairs)), self.block.lanes)
+    def _turn(self, t: Expr) -> Any:
+        return table(self.freqs, self.pairs, t, self.block.lanes, inverse=True)
 
-
-@dataclass(frozen=True)
-class _Sums:
-    """Of each part and head: sums [columns] of weights times rows, the top score, sum of weights.
-
-    Weights are relative to the top. The first part begins with the sink, which enlarges the sum of
-    weights and has no row.
-    """
-
-    of: Attend
-    columns: int
-    sums: Any
-    tops: Any
-    totals: Any
-
-    @property
-    def heads(self) -> int:
-        """Heads of a part, those that fill up a block included."""
-        return self.of.block.blocks * self.of.block.block
-
-    def gather(self, panel: Any, sources: Sequence[Rows], part: Expr, first: Expr, last: Expr
-               ) -> None:  # fmt: skip
-        """Rows first .. last - 1 of the sources, one after the other.
-
-        Those of the last source, most of them, are fetched line by line between multiplications: a
-        core that is asked for all of a row at once waits.
-        """
-        block, most = self.of.block, sources[-1]
-        size = -(-GROUP // block.tile) * block.tile
-        # Rows must not start a multiple of a page apart: they would share a few lines of the cache
-        stride = self.columns + 16
-        rows = T.alloc_buffer((size * stride,), "float32")
-        weights = T.alloc_buffer((size * block.block,), "float32")
-        factors = T.alloc_buffer((block.block,), "float32")
-
-        due = Cell(most.base, dtype="int64")
-        apart = -(-most.form.size // max(most.form.width // VISITS, 1))
-
-        def name(form: StoredRows, memory: Any, base: Expr) -> None:
-            if memory is most.memory:
-                due.value = base
-            else:
-                form.prefetch(memory, base)
-
-        with T.serial(T.min(AHEAD, last - first)) as r:
-            _row(sources, T.bind(first + r),
-                 lambda form, memory, base: form.prefetch(memory, base))
-        self._begin(part)
-        with T.serial(ceil_div(last - first, size)) as group:
-            start = T.bind(first + group * size)
-            count = _settle(T.min(size, last - start))
-
-            def stage(r: Expr, start: Expr = start, count: Expr = count) -> None:
-                """Zeros fill up a tile: what else lies there may be subnormal, and slow."""
-                place = T.bind(r * stride)
-                with T.If(r < count):
-                    with T.Then():
-                        _row(sources, T.bind(start + r), lambda form, memory, base: form.load(
-                            memory, base, rows, place))
-                    with T.Else():
-                        clear(rows, place, self.columns, block.lanes)
-
-            def ahead(r: Expr, start: Expr = start, count: Expr = count) -> None:
-                """Stage a row of the next tile, name one to be fetched."""
-                following = T.bind(r + block.tile)
-                with T.If(following < block.padded(count)), T.Then():
-                    stage(following)
-                row = T.bind(start + AHEAD + r)
-                with T.If(row < last), T.Then():
-                    _row(sources, row, name)
-
-            with T.serial(block.tile) as r:
-                stage(r)
-            with T.serial(block.blocks) as one:
-                base = T.bind(part * self.heads + one * block.block)
-                self._scores(panel, one, rows, stride, count, weights, ahead,
-                             lambda k: fetch(most.memory[due.value + k * apart], 2))
-                with T.serial(block.results) as vector:
-                    self._weights(base, vector, count, weights, factors)
-                self._mix(base, rows, stride, count, weights, factors)
-
-    def _begin(self, part: Expr) -> None:
-        of, base = self.of, T.bind(part * self.heads)
-        with T.serial(self.heads) as head:
-            sink = decode(of.sinks, of.sink_codec, T.min(head, of.block.heads - 1))
-            put(self.tops, T.Select(part == 0, sink, T.float32(NOTHING)), base + head)
-            put(self.totals, T.Select(part == 0, T.float32(1), T.float32(0)), base + head)
-        clear(self.sums, base * self.columns, self.heads * self.columns, of.block.lanes)
-
-    def _scores(self, panel: Any, one: Expr, rows: Any, stride: int, count: Expr, weights: Any,
-                ahead: Callable[[Expr], None], line: Callable[[Expr], None]) -> None:
-        """weights[row][head] = <row, query>, those that fill up a tile included. Meanwhile
-        `ahead` is called for each row, once for all heads, and `line` as `products` says."""
-        block = self.of.block
-
-        def visit(tile: Expr, number: Expr) -> Callable[[Expr], None]:
-            with T.If(T.And(one == 0, number < block.tile)), T.Then():
-                ahead(T.bind(tile * block.tile + number))
-            return line
-
-        with T.serial(ceil_div(count, block.tile)) as tile:
-            bases = [T.bind((tile * block.tile + r) * stride) for r in range(block.tile)]
-            products = block.products(panel, T.bind(one * block.panel_size), rows, bases,
-                                      lambda number, tile=tile: visit(tile, number))
-            for r, line in enumerate(products):
-                for i, value in enumerate(line):
-                    at = (tile * block.tile + r) * block.block + i * block.lanes
-                    put(weights, value, at, lanes=block.lanes)
-
-    def _weights(self, base: Expr, vector: Expr, count: Expr, weights: Any, factors: Any) -> None:
-        """Scores -> e**(score - top); earlier sums are to be scaled by `factors`."""
-        block, lanes = self.of.block, self.of.block.lanes
-        column = T.bind(vector * lanes)
-        place = T.bind(base + column)
-        before = T.bind(get(self.tops, place, lanes=lanes))
-        top = Cell(before, lanes)
-        with T.serial(count) as r:
-            score = get(weights, r * block.block + column, lanes=lanes)
-            top.value = T.max(top.value, score)
-        factor = hold(exp(before - top.value, lanes), lanes)
-        total = Cell(get(self.totals, place, lanes=lanes) * factor, lanes)
-        with T.serial(count) as r:
-            at = T.bind(r * block.block + column)
-            p = hold(exp(get(weights, at, lanes=lanes) - top.value, lanes), lanes)
-            total.value = total.value + p
-            put(weights, p, at, lanes=lanes)
-        put(factors, factor, column, lanes=lanes)
-        put(self.tops, top.value, place, lanes=lanes)
-        put(self.totals, total.value, place, lanes=lanes)
-
-    def _mix(self, base: Expr, rows: Any, stride: int, count: Expr, weights: Any, factors: Any
-             ) -> None:  # fmt: skip
-        """sums = sums * factor + weights times rows."""
-        block, lanes = self.of.block, self.of.block.lanes
-        heads, most = MIX[lanes]
-
-        def tile(head: Expr, column: Expr, vectors: int) -> None:
-            places = [[T.bind((base + head + h) * self.columns + column + i * lanes)
-                       for i in range(vectors)] for h in range(heads)]  # fmt: skip
-            cells = []
-            for h, line in enumerate(places):
-                factor = T.bind(spread(factors[head + h], lanes))
-                cells.append([Cell(get(self.sums, at, lanes=lanes) * factor, lanes)
-                              for at in line])
-            with T.serial(count) as r:
-                row, weight = T.bind(r * stride + column), T.bind(r * block.block + head)
-                values = [T.bind(get(rows, row + i * lanes, lanes=lanes)) for i in range(vectors)]
-                for h, line in enumerate(cells):
-                    p = T.bind(spread(weights[weight + h], lanes))
-                    for value, cell in zip(values, line, strict=True):
-                        cell.value = T.fma(p, value, cell.value)
-            for line, cell_line in zip(places, cells, strict=True):
-                for at, cell in zip(line, cell_line, strict=True):
-                    put(self.sums, cell.value, at, lanes=lanes)
-
-        for start, number, vectors in _cut(self.columns // lanes, most):
-            with T.serial(number) as i, T.serial(block.block // heads) as turn:
-                column = T.bind((start + i * vectors) * lanes)
-                tile(T.bind(turn * heads), column, vectors)
-
-    def finish(self, token: Expr, head: Expr, parts: Expr) -> None:
-        """o[token, head] = the sums of all parts, over the sum of weights."""
-        block, lanes = self.of.block, self.of.block.lanes
-        top, total = Cell(T.float32(NOTHING)), Cell(T.float32(0))
-        with T.serial(parts) as part:
-            top.value = T.max(top.value, self.tops[part * self.heads + head])
-        factors = T.alloc_buffer((PARTS,), "float32")
-        with T.serial(parts) as part:
-            at = T.bind(part * self.heads + head)
-            factor = hold(exp(self.tops[at] - top.value))
-            total.value = total.value + factor * self.totals[at]
-            put(factors, factor, part)
-        inverse = T.bind(T.float32(1) / total.value)
-        out = T.bind(wide(token * block.heads + head) * block.width)
-
-        def store(i: Expr, n: int) -> None:
-            value = Cell(spread(0.0, n), n)
-            with T.serial(parts) as part:
-                at = (part * self.heads + head) * self.columns + i
-                factor = spread(factors[part], n)
-                value.value = T.fma(factor, get(self.sums, at, lanes=n), value.value)
-            put(self.of.o, value.value * spread(inverse, n), out + i, lanes=n)
-
-        sweep(block.width, lanes, store)
-
-
-def _settle(number: Expr) -> Expr:
-    """An int32 that the simplifier does not look into: of its bounds it would know nothing, and
-    try for minutes."""
-    return hold(number, 1, "int32")
-
-
-def _total(sources: Sequence[Rows]) -> Expr:
-    total = T.int32(0)
-    for source in sources:
-        total = total + source.count
-    return _settle(total)
-
-
-def _row(sources: Sequence[Rows], place: Expr,
-         use: Callable[[StoredRows, Any, Expr], None]) -> None:
-    """use(form, memory, start) of the row at `place` of the sources, one after the other."""
-    start: Expr = T.int32(0)
-    for source in sources:
-        own = T.bind(place - start)
-        with T.If(T.And(own >= 0, own < source.count)), T.Then():
-            base = T.bind(source.base + wide(source.row(own)) * source.form.size)
-            use(source.form, source.memory, base)
-        start = T.bind(start + source.count)
-
-
-def _cut(vectors: int, most: int) -> list[tuple[int, int, int]]:
-    """Tiles of `vectors`: (first vector, number of tiles, vectors of each), as even as can be."""
-    tiles = -(-vectors // most)
-    size, larger = divmod(vectors, tiles)
-    cuts = [(0, larger, size + 1), (larger * (size + 1), tiles - larger, size)]
-    return [cut for cut in cuts if cut[1]]
+    def _finish(self, sums: Sums, turn: Any, token: Expr, head: Expr, place: Expr, parts: Expr
+                ) -> None:  # fmt: skip
+        """o[token, head] from the sums of the head `place` of the block. Inverse rope at the
+        query's position: values were summed with their keys' turns."""
+        base = T.bind(wide(token * self.heads + head) * self.block.width)
+        sums.finish(self.o, base, place, parts)
+        turn.rotate(self.o, T.bind(base + (self.block.width - 2 * self.pairs)), self.block.lanes)

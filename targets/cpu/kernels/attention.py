@@ -1,19 +1,21 @@
 """Attention over the window and compressed entries, one softmax with a sink (spec 4.6, 4.9, 6.2).
 
 A token's rows come from the ring, this call's own tokens and the entries. With one token (decode)
-the ring is written first and the rows are shared among the threads; of many tokens (prefill) each
-is one task, and the ring is written last. A query meets its rows in the order of their positions,
-and those of its own call as the ring will hold them: neither threads nor chunks change a result.
+the ring is written first and the rows are shared among the threads; of many tokens (prefill) each,
+or some neighbours with few heads, is one task, and the ring is written last. A query meets its rows
+in the order of their positions, and those of its own call as the ring will hold them: neither
+threads nor chunks change a result.
 """
 
 from __future__ import annotations
 
 from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.tvm_bridge import T, prim_func
-from firstlight.targets.cpu.kernels.attend import Attend, Rows
+from firstlight.targets.cpu.kernels.attend import Attend
 from firstlight.targets.cpu.kernels.heads import Heads
 from firstlight.targets.cpu.kernels.rows import StoredRows
-from firstlight.targets.cpu.kernels.vecmath import STORAGE, Cell, Expr, flat, put, wide
+from firstlight.targets.cpu.kernels.sums import Rows
+from firstlight.targets.cpu.kernels.vecmath import STORAGE, Cell, Expr, ceil_div, flat, put, wide
 
 
 def hybrid_attention(
@@ -49,7 +51,7 @@ def hybrid_attention(
         memory = old.flat(more[0]) if more else None
         index = flat(more[1], "int32") if len(more) > 1 else None
         entries_base = T.bind(slot * (capacity * old.size))
-        core = Attend(block, scale, sink, sinks, freqs, pairs, q, o)
+        core = Attend(heads, block, scale, sink, sinks, freqs, pairs, q, o)
 
         def entry_rows(token: Expr) -> list[Rows]:
             if memory is None:
@@ -63,6 +65,21 @@ def hybrid_attention(
                 put(picked, row, count.value)
                 count.value = count.value + T.Cast("int32", row >= 0)
             return [Rows(old, memory, entries_base, T.bind(count.value), lambda j: picked[j])]
+
+        def first_entries(token: Expr) -> Expr:
+            """How many entries a token sees, if they are the first ones in their order; else -1."""
+            if memory is None:
+                return T.int32(0)
+            if index is None:
+                return T.min((pos + token + 1) // ratio, capacity)
+            inside, last, none = (Cell(T.int32(0), dtype="int32") for _ in range(3))
+            with T.serial(k) as j:
+                row = T.bind(index[wide(token) * k + j])
+                inside.value = inside.value + T.Cast("int32", row == j)
+                last.value = T.Select(row == j, j + 1, last.value)
+                none.value = none.value + T.Cast("int32", row < 0)
+            first = T.And(inside.value == last.value, inside.value + none.value == k)
+            return T.Select(first, inside.value, T.int32(-1))
 
         def place(t: Expr) -> Expr:
             return T.bind(ring_base + wide(t % window) * recent.size)
@@ -80,12 +97,40 @@ def hybrid_attention(
             own = T.alloc_buffer((tokens * recent.size,), recent.dtype)
             with T.parallel(S) as token:
                 recent.store(kv, T.bind(wide(token) * width), own, wide(token) * recent.size)
-        with T.parallel(S) as token:
-            before = T.bind(T.max(T.min(pos, window - 1 - token), 0))
-            new = T.bind(T.min(token + 1, window))
-            ring_rows = Rows(recent, ring, ring_base, before, lambda j: (pos - before + j) % window)
-            chunk = Rows(recent, own, T.int64(0), new, lambda j: token + 1 - new + j)
-            core.alone(token, pos + token, [ring_rows, chunk, *entry_rows(token)])
+
+        def recent_rows(first: Expr, last: Expr) -> list[Rows]:
+            """Of the positions that any of the tokens first .. last sees."""
+            before = T.bind(T.max(T.min(pos, window - 1 - first), 0))
+            new = T.bind(T.min(last + 1, window + last - first))
+            return [Rows(recent, ring, ring_base, before, lambda j: (pos - before + j) % window),
+                    Rows(recent, own, T.int64(0), new, lambda j: last + 1 - new + j)]
+
+        def alone(token: Expr) -> None:
+            core.alone(token, pos + token, [*recent_rows(token, token), *entry_rows(token)])
+
+        def neighbours(group: Attend, first: Expr) -> None:
+            last = T.bind(T.min(first + group.tokens, S) - 1)
+            visible = T.alloc_buffer((group.tokens,), "int32")
+            largest = Cell(T.int32(-1), dtype="int32")
+            with T.serial(group.tokens) as which:
+                count = T.bind(first_entries(T.min(first + which, last)))
+                put(visible, count, which)
+                largest.value = T.max(largest.value, count)
+            count = T.bind(largest.value)
+            far = None if memory is None else Rows(old, memory, entries_base, count, lambda j: j)
+            with T.If(count >= 0), T.Then():
+                group.neighbours(first, last, lambda token: pos + token, window,
+                                 recent_rows(first, last), far, visible)
+            if index is not None:
+                with T.serial(last - first + 1) as which, T.If(visible[which] < 0), T.Then():
+                    alone(T.bind(first + which))
+
+        group = core.of_neighbours()
+        with T.parallel(ceil_div(S, group.tokens)) as task:
+            if group.tokens == 1:
+                alone(task)
+            else:
+                neighbours(group, T.bind(task * group.tokens))
         with T.parallel(T.min(S, window)) as i:
             token = T.bind(T.max(S - window, 0) + i)
             recent.copy(own, T.bind(wide(token) * recent.size), ring, place(pos + token))

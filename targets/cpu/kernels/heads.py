@@ -80,14 +80,19 @@ class Heads:
         """Floats of one block's panel."""
         return self.width * self.block
 
-    def pack(self, q: Any, base: Expr, block: Expr, panel: Any, place: Expr, scale: float) -> None:
-        """panel[place ..] = scale * queries of `block`; q is flat, the token's start at `base`."""
+    def pack(self, q: Any, base: Expr, block: Expr, panel: Any, place: Expr, scale: float,
+             there: Expr | None = None) -> None:  # fmt: skip
+        """panel[place ..] = scale * queries of `block`; q is flat, the token's start at `base`.
+
+        there: heads that q has from `base` on, whole registers; the last stand in for others.
+        """
         n, wide = self.lanes, self.columns
         heads = n // wide
         whole = self.width // n * n
         for vector in range(self.vectors):
             head = T.bind(block * self.block + vector * heads)
-            start = T.bind(base + head * self.width)
+            known = head if there is None else T.min(head, there - heads)
+            start = T.bind(base + known * self.width)
 
             def at(k: Expr, vector: int = vector) -> Expr:
                 """Where columns k .. of this vector lie."""

@@ -13,9 +13,10 @@ from support.kernel_call import LANES, Compiled, aligned, products
 
 # heads, width, window, pairs
 SHAPES = [(3, 24, 5, 4), (16, 64, 16, 32), (20, 21, 8, 1), (1, 16, 2, 8), (33, 8, 1, 2),
-          (5, 21, 4, 3)]     # few heads of an odd width: a lane cannot have two columns
-RATIO, CAPACITY, PICKED = 3, 40, 7
-CUTS = [[19], [1, 2, 11, 1], [3, 20, 1]]
+          (5, 21, 4, 3),     # few heads of an odd width: a lane cannot have two columns
+          (16, 40, 53, 4)]   # a window of more than a group of rows
+RATIO, CAPACITY, PICKED = 3, 48, 7
+CUTS = [[19], [1, 2, 11, 1], [3, 20, 1], [32, 31, 6, 32, 30]]
 
 
 @lru_cache
@@ -58,9 +59,10 @@ def run(shape, kind, decode_only, lanes, cuts, hostile=False, codec="f32"):
             index = np.full((1, tokens, PICKED), -1, np.int32)
             for s in range(tokens):
                 visible = (pos + s + 1) // RATIO
-                some = rng.permutation(visible)[:PICKED]
+                first = s % 3 > 0    # the first ones in their order, or any with a hole
+                some = (np.arange(visible) if first else rng.permutation(visible))[:PICKED]
                 index[0, s, : len(some)] = some
-                index[0, s, 1] = -1  # a hole
+                index[0, s, 1] = index[0, s, 1] if first else -1
             more, seen = [entries, index], [decoded, index]
         plain = [a.astype(np.float64) for a in (q, kv, sink)]
         seen = [a.astype(np.float64) if a.dtype == np.float32 else a for a in seen]
@@ -91,23 +93,32 @@ def test_codecs(codec, decode_only):
     assert run(shape, "picked", decode_only, 8, cuts, codec=codec) < 4e-6
 
 
-def test_the_chunks_of_a_sequence_change_nothing():
-    """Whether a row comes from the ring or from the same call, to the last bit."""
-    width, window, tokens, codec = 80, 5, 12, kv_fp8(16)
-    kernel = compiled((3, width, window, 8), "picked", False, 8, codec)
+@pytest.mark.parametrize(("heads", "window", "kind", "cuts"), [
+    (3, 5, "picked", [[12], [5, 1, 6], [1] * 12]),
+    (16, 60, "picked", [[32] * 4 + [3], [31, 1, 6, 30, 2, 3, 32, 26], [1] * 131]),
+    (8, 60, "all", [[32] * 4 + [3], [31, 1, 6, 30, 2, 3, 32, 26], [1] * 131]),
+])  # fmt: skip
+def test_the_chunks_of_a_sequence_change_nothing(heads, window, kind, cuts):
+    """Whether a row comes from the ring or from the same call, and which tokens are neighbours, to
+    the last bit."""
+    width, tokens, codec = 80, sum(cuts[0]), kv_fp8(16)
+    kernel = compiled((heads, width, window, 8), kind, False, 8, codec)
     rng = np.random.default_rng(0)
-    q = rng.standard_normal((1, tokens, 3, width), np.float32)
+    q = rng.standard_normal((1, tokens, heads, width), np.float32)
     kv = rng.standard_normal((1, tokens, width), np.float32)
     entries, _ = stored(rng.standard_normal((1, CAPACITY, width), np.float32), codec)
     index = rng.integers(-1, CAPACITY, (1, tokens, PICKED)).astype(np.int32)
+    index[:, ::3] = np.arange(PICKED)
+    index[:, 1::7] = -1
     found = []
-    for cuts in ([12], [5, 1, 6], [1] * 12):
+    for lengths in cuts:
         ring, pos, out = aligned(rows.encode(np.zeros((1, window, width)), codec)), 0, []
-        for n in cuts:
+        for n in lengths:
             part = slice(pos, pos + n)
-            (o,) = kernel([q[:, part], kv[:, part], np.zeros(3, np.float32),
+            (o,) = kernel([q[:, part], kv[:, part], np.zeros(heads, np.float32),
                            np.ones(8, np.float32), ring, np.zeros(1, np.int32),
-                           np.array([pos], np.int32), entries, index[:, part]], [q[:, part]], n)
+                           np.array([pos], np.int32), entries,
+                           *([index[:, part]] if kind == "picked" else [])], [q[:, part]], n)
             out.append(o)
             pos += n
         found.append((np.concatenate(out, 1), ring.copy()))
@@ -118,8 +129,9 @@ def test_the_chunks_of_a_sequence_change_nothing():
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kind", ["none", "all", "picked"])
-def test_prefill(shape, kind):
-    assert max(run(shape, kind, False, 8, cuts) for cuts in CUTS) < 2e-6
+@pytest.mark.parametrize("lanes", LANES)
+def test_prefill(shape, kind, lanes):
+    assert max(run(shape, kind, False, lanes, cuts) for cuts in CUTS) < 2e-6
 
 
 @pytest.mark.parametrize("shape", SHAPES[::2])
