@@ -98,11 +98,10 @@ def _matrix(
     rows = Rows.given(x, tokens * groups, k, weights, lanes, way, count * groups)
 
     def segment(weight: Weight, y: Any) -> tuple[int, int, Any]:
-        def finish(r: Expr, group: Expr, tile: Expr, part: Any, column: int) -> None:
-            values = [get(part, r, column + h, lanes=lanes) for h in range(0, TILE, lanes)]
-            store_rows(y, r, group * weight.n, tile, weight.n, values, lanes)
+        def finish(token: Expr, group: Expr, tile: Expr, values: Sequence[Expr]) -> None:
+            store_rows(y, token, group * weight.n, tile, weight.n, values, lanes)
 
-        return panel_work(rows, weight, groups, count, tokens, finish)
+        return panel_work(rows, weight, groups, count, tokens, lanes, finish)
 
     parallel_by_bytes([segment(w, y) for w, y in zip(weights, ys, strict=True)])
 

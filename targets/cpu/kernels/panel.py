@@ -31,6 +31,11 @@ STRIP = 4
 tiles that read the same x, which then comes from L1 three times out of four."""
 
 
+SHARE = 258
+"""Most tokens of a task, whole register tiles: their activations and sums stay in the second-level
+cache, and threads of which others slow one end closer together. Each task decodes its strip."""
+
+
 @dataclass(frozen=True)
 class Strip:
     """`tiles` consecutive row tiles of a weight from tile `first` on.
@@ -184,28 +189,40 @@ def _decode(strip: Strip, block: Expr, panel: Any, column: int, lanes: int) -> N
 
 
 def panel_work(
-    x: Multiplier, weight: Weight, groups: int, count: Expr, tokens: int,
-    finish: Callable[[Expr, Expr, Expr, Any, int], None],
+    x: Multiplier, weight: Weight, groups: int, count: Expr, tokens: int, lanes: int,
+    finish: Callable[[Expr, Expr, Expr, Sequence[Expr]], None],
 ) -> tuple[int, int, Callable[[Expr], None]]:  # fmt: skip
     """One segment for `parallel_by_bytes`: every strip of a weight times all tokens.
 
     Args:
         x: rows [S * G, K].
-        finish: called with (token r, group, tile of the matrix, part, column of part).
+        finish: called with (token, group, tile of the matrix, its vectors).
     """
     per = min(STRIP, weight.tiles)
     n = -(-weight.tiles // per)
+    cuts = -(-tokens // SHARE)
+    even = ceil_div(count, ceil_div(count, SHARE))
+    share = T.bind(ceil_div(even, ROWS) * ROWS)
 
     def body(index: Expr) -> None:
-        group = T.bind(T.truncdiv(index, T.int32(n)))
-        first = T.bind((index - group * n) * per)
+        strip = T.bind(T.truncdiv(index, T.int32(cuts)))
+        start = T.bind((index - strip * cuts) * share)
+        group = T.bind(T.truncdiv(strip, T.int32(n)))
+        first = T.bind((strip - group * n) * per)
         base = T.bind(group * weight.tiles)
-        part = part_buffer(tokens, per)
-        strip = Strip(weight, per, base + first, base + (weight.tiles - 1))
-        x.multiply([strip], lambda r: r * groups + group, count, part, lambda r: each_tile(
-            weight, per, first, lambda t, c: finish(r, group, t, part, c)))
+        part = part_buffer(SHARE, per)
+        pieces = [Strip(weight, per, base + first, base + (weight.tiles - 1))]
 
-    return weight.count * n, weight.tile_bytes * per, body
+        def done(r: Expr) -> None:
+            each_tile(weight, per, first, lambda tile, column: finish(
+                start + r, group, tile,
+                [get(part, r, column + h, lanes=lanes) for h in range(0, TILE, lanes)]))
+
+        with T.If(start < count), T.Then():
+            x.multiply(pieces, lambda r: (start + r) * groups + group,
+                       T.bind(T.min(share, count - start)), part, done)
+
+    return weight.count * n * cuts, weight.tile_bytes * per // cuts, body
 
 
 def each_tile(weight: Weight, per: int, first: Expr, visit: Callable[[Expr, int], None]) -> None:
