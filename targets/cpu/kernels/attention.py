@@ -67,19 +67,25 @@ def hybrid_attention(
             return [Rows(old, memory, entries_base, T.bind(count.value), lambda j: picked[j])]
 
         def first_entries(token: Expr) -> Expr:
-            """How many entries a token sees, if they are the first ones in their order; else -1."""
+            """How many entries a token sees, if they are the first ones, each once; else -1."""
             if memory is None:
                 return T.int32(0)
             if index is None:
                 return T.min((pos + token + 1) // ratio, capacity)
-            inside, last, none = (Cell(T.int32(0), dtype="int32") for _ in range(3))
+            found = T.alloc_buffer((k,), "int32")
+            count, different, end = (Cell(T.int32(0), dtype="int32") for _ in range(3))
+            with T.serial(k) as j:
+                put(found, T.int32(0), j)
             with T.serial(k) as j:
                 row = T.bind(index[wide(token) * k + j])
-                inside.value = inside.value + T.Cast("int32", row == j)
-                last.value = T.Select(row == j, j + 1, last.value)
-                none.value = none.value + T.Cast("int32", row < 0)
-            first = T.And(inside.value == last.value, inside.value + none.value == k)
-            return T.Select(first, inside.value, T.int32(-1))
+                count.value = count.value + T.Cast("int32", row >= 0)
+                with T.If(T.And(row >= 0, row < k)), T.Then():
+                    put(found, T.int32(1), row)
+            with T.serial(k) as j:
+                different.value = different.value + found[j]
+                end.value = T.max(end.value, found[j] * (j + 1))
+            first = T.And(different.value == count.value, end.value == count.value)
+            return T.Select(first, count.value, T.int32(-1))
 
         def place(t: Expr) -> Expr:
             return T.bind(ring_base + wide(t % window) * recent.size)

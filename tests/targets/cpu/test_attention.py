@@ -59,8 +59,8 @@ def run(shape, kind, decode_only, lanes, cuts, hostile=False, codec="f32"):
             index = np.full((1, tokens, PICKED), -1, np.int32)
             for s in range(tokens):
                 visible = (pos + s + 1) // RATIO
-                first = s % 3 > 0    # the first ones in their order, or any with a hole
-                some = (np.arange(visible) if first else rng.permutation(visible))[:PICKED]
+                first = s % 3 > 0    # all of the first ones, or any with a hole
+                some = rng.permutation(min(visible, PICKED) if first else visible)[:PICKED]
                 index[0, s, : len(some)] = some
                 index[0, s, 1] = index[0, s, 1] if first else -1
             more, seen = [entries, index], [decoded, index]
@@ -108,8 +108,9 @@ def test_the_chunks_of_a_sequence_change_nothing(heads, window, kind, cuts):
     kv = rng.standard_normal((1, tokens, width), np.float32)
     entries, _ = stored(rng.standard_normal((1, CAPACITY, width), np.float32), codec)
     index = rng.integers(-1, CAPACITY, (1, tokens, PICKED)).astype(np.int32)
-    index[:, ::3] = np.arange(PICKED)
+    index[:, ::3] = rng.permuted(np.broadcast_to(np.arange(PICKED), index[:, ::3].shape), axis=2)
     index[:, 1::7] = -1
+    index[:, 2::7, 1:] = 0   # the same one again and again
     found = []
     for lengths in cuts:
         ring, pos, out = aligned(rows.encode(np.zeros((1, window, width)), codec)), 0, []
