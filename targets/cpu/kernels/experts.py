@@ -156,7 +156,7 @@ def _matrix(
     routed, shared = (
         Rows(_hidden(w, rows, used), rows, [w], lanes, way, used)
         for w, rows, used in ((w2, most, count * chosen), (s2, tokens, count)))
-    groups = _Groups(index, count, chosen, w1.count, tokens)
+    groups = _Groups(index, gates, count, chosen, w1.count, tokens)
     given = Rows.given(x, tokens, w1.k, (w1, w3, s1, s3), lanes, way, count)
 
     def shared_up(i: Expr) -> None:
@@ -176,12 +176,12 @@ def _matrix(
         first = T.bind(groups.starts[expert])
 
         def keep(r: Expr, value: Expr, at: Expr) -> None:
-            gate = T.broadcast(gates[groups.order[first + r]], lanes)
+            gate = T.broadcast(groups.gates[first + r], lanes)
             put(routed.x, value * gate, first + r, at, lanes=lanes)
 
         size = T.bind(groups.starts[expert + 1] - first)
         _swiglu_strip(
-            w1, w3, strip, expert, given, lambda r: groups.token(first + r), size, most, limit,
+            w1, w3, strip, expert, given, lambda r: groups.tokens[first + r], size, most, limit,
             lanes, keep,
         )  # fmt: skip
 
@@ -189,23 +189,24 @@ def _matrix(
 
 
 class _Groups:
-    """Token slots sorted by expert; a slot is token * A + a, the sort is stable.
+    """Choices sorted by expert; the sort is stable.
 
-    `order` [S*A] slots, those of expert e from starts[e] to starts[e+1]; `experts` the experts that
-    were chosen at all, in order; `active[0]` how many those are.
+    `tokens` and `gates` [S*A], those of expert e from starts[e] to starts[e+1]; `experts` the
+    experts that were chosen at all, in order; `active[0]` how many those are.
     """
 
-    def __init__(self, index: Any, count: Expr, chosen: int, experts: int, tokens: int) -> None:
-        self._chosen = chosen
+    def __init__(self, index: Any, gates: Any, count: Expr, chosen: int, experts: int,
+                 tokens: int) -> None:  # fmt: skip
         self.starts = T.alloc_buffer((experts + 2,), "int32")
-        self.order = T.alloc_buffer((tokens * chosen,), "int32")
+        self.tokens = T.alloc_buffer((tokens * chosen,), "int32")
+        self.gates = T.alloc_buffer((tokens * chosen,), "float32")
         self.experts = T.alloc_buffer((experts,), "int32")
         self.active = T.alloc_buffer((1,), "int32")
         starts, zero = self.starts, T.int32(0)
         with T.serial(experts + 2) as e:
             T.buffer_store(starts, zero, [e])
         # Counts land two places up, so that after the prefix sum starts[e + 1] is where e begins
-        # and, moved by every slot placed, ends where e ends.
+        # and, moved by every choice placed, ends where e ends.
         with T.serial(count * chosen) as i:
             T.buffer_store(starts, starts[index[i] + 2] + 1, [index[i] + 2])
         T.buffer_store(self.active, zero, [0])
@@ -216,12 +217,9 @@ class _Groups:
             T.buffer_store(starts, starts[e + 1] + starts[e + 2], [e + 2])
         with T.serial(count * chosen) as i:
             place = T.bind(starts[index[i] + 1])
-            T.buffer_store(self.order, i, [place])
+            T.buffer_store(self.tokens, T.truncdiv(i, T.int32(chosen)), [place])
+            T.buffer_store(self.gates, gates[i], [place])
             T.buffer_store(starts, place + 1, [index[i] + 1])
-
-    def token(self, place: Expr) -> Expr:
-        """The token of a place in `order`."""
-        return T.truncdiv(self.order[place], T.int32(self._chosen))
 
 
 def _pair_tiles(weight: Weight) -> int:
@@ -274,7 +272,7 @@ def _down(
             piece = Strip(w2, per, base + first, base + (w2.tiles - 1))
 
             def add(r: Expr, start: Expr = start) -> None:
-                row = T.bind(groups.token(start + r))
+                row = T.bind(groups.tokens[start + r])
                 each_tile(w2, per, first, lambda t, c: keep(row, t, part, r, c, True))
 
             routed.multiply([piece], lambda r, start=start: start + r, size, part, add)

@@ -92,27 +92,28 @@ def multiply(
         with T.serial(width // tile) as c:
             _register_tile(x, rows, following, panel, part, first, c * tile, tile, block, k, lanes)
 
-    tiled(-(-k // DEPTH), fill, visit, row, count, done, lanes)
+    tiled(-(-k // DEPTH), fill, visit, row, count, done, lanes, half=True)
 
 
 def tiled(
     blocks: int, fill: Callable[[Expr], None],
     visit: Callable[[Expr, Expr, Sequence[Expr], Sequence[Expr]], None],
-    row: Callable[[Expr], Expr], count: Expr, done: Callable[[Expr], None], lanes: int,
+    row: Callable[[Expr], Expr], count: Expr, done: Callable[[Expr], None], lanes: int, half: bool,
 ) -> None:  # fmt: skip
     """For every block of k fill(block), then visit(block, first r, rows of x, those of the next
     tile if it is to fetch them) for every register tile; done(r) for every r after its last.
 
-    An expert has a dozen or two of a chunk's tokens, and whole tiles only would waste a tenth: the
-    last has half the rows if that is enough. Not at 512 bits, where half a tile is so small that
-    LLVM unrolls all of its loops, and spills. At 256 bits it spills if `done` is in the same loop.
+    An expert has a few dozen of a chunk's tokens, and whole tiles only would waste a twentieth:
+    with `half` the last has half the rows if that is enough. At 256 bits LLVM spills if `done` is
+    in the same loop.
     """
     def at(r: Expr) -> Expr:
         return T.bind(row(T.min(r, count - 1)))
 
     def tile(block: Expr, first: Expr, size: int) -> None:
         rows = [at(first + i) for i in range(size)]
-        following = [at(first + size + i) for i in range(size)] if lanes == 16 else []
+        fetching = lanes == 16 and size == ROWS
+        following = [at(first + size + i) for i in range(size)] if fetching else []
         visit(block, first, rows, following)
         if lanes == 16:
             with T.If(block == blocks - 1), T.Then(), T.serial(T.min(size, count - first)) as i:
@@ -121,12 +122,13 @@ def tiled(
     with T.serial(blocks) as block:
         fill(block)
         rest = T.bind(T.truncmod(count, T.int32(ROWS)))
-        few = T.bind(T.And(rest > 0, rest <= (ROWS // 2 if lanes == 8 else 0)))
+        few = T.bind(T.And(rest > 0, rest <= (ROWS // 2 if half else 0)))
         whole = T.bind(T.truncdiv(count + (ROWS - 1), T.int32(ROWS)) - T.Cast("int32", few))
         with T.serial(whole) as m:
             tile(block, T.bind(m * ROWS), ROWS)
-        with T.If(few), T.Then():
-            tile(block, T.bind(whole * ROWS), ROWS // 2)
+        if half:
+            with T.If(few), T.Then():
+                tile(block, T.bind(whole * ROWS), ROWS // 2)
     if lanes == 8:
         with T.serial(count) as r:
             done(r)

@@ -107,7 +107,8 @@ class Words(Rounded):
                     self._register_tile(rows, panel, scales, part, first, column + c * wide, wide,
                                         block, groups(block), unit)
 
-        tiled(self.blocks, fill, visit, row, count, done, self.lanes)
+        # at 512 bits half a tile is so small that LLVM unrolls all of its loops, and spills
+        tiled(self.blocks, fill, visit, row, count, done, self.lanes, half=self.lanes == 8)
 
     def _register_tile(
         self, rows: Sequence[Expr], panel: Any, scales: Any, part: Any, first: Expr, column: Expr,
