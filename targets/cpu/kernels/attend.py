@@ -29,10 +29,9 @@ from firstlight.targets.cpu.kernels.sums import (
     Sums,
     even_groups,
     group_size,
-    settle,
     total_rows,
 )
-from firstlight.targets.cpu.kernels.vecmath import Expr, ceil_div, decode, wide
+from firstlight.targets.cpu.kernels.vecmath import Expr, ceil_div, decode, settle, wide
 
 PART_TILES = 16
 """Register tiles of rows of a part, at least about."""

@@ -15,7 +15,15 @@ from typing import Any, Protocol
 from firstlight.codegen.tvm_bridge import T
 from firstlight.targets.cpu.kernels.layouts import TILE
 from firstlight.targets.cpu.kernels.micro import Weight, zeros
-from firstlight.targets.cpu.kernels.vecmath import Expr, ceil_div, fetch, get, put, spread
+from firstlight.targets.cpu.kernels.vecmath import (
+    Expr,
+    ceil_div,
+    fetch,
+    get,
+    put,
+    settle,
+    spread,
+)
 
 LINE = 16
 """float32 of a line of the cache. At 512 bits those of the next register tile are fetched while one
@@ -204,11 +212,11 @@ def panel_work(
     n = -(-weight.tiles // per)
     cuts = -(-tokens // SHARE)
     even = ceil_div(count, ceil_div(count, SHARE))
-    share = T.bind(ceil_div(even, ROWS) * ROWS)
+    share = settle(ceil_div(even, ROWS) * ROWS)
 
     def body(index: Expr) -> None:
         strip = T.bind(T.truncdiv(index, T.int32(cuts)))
-        start = T.bind((index - strip * cuts) * share)
+        start = settle((index - strip * cuts) * share)
         group = T.bind(T.truncdiv(strip, T.int32(n)))
         first = T.bind((strip - group * n) * per)
         base = T.bind(group * weight.tiles)
@@ -222,7 +230,7 @@ def panel_work(
 
         with T.If(start < count), T.Then():
             x.multiply(pieces, lambda r: (start + r) * groups + group,
-                       T.bind(T.min(share, count - start)), part, done)
+                       settle(T.min(share, count - start)), part, done)
 
     return weight.count * n * cuts, weight.tile_bytes * per // cuts, body
 

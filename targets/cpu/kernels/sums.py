@@ -28,6 +28,7 @@ from firstlight.targets.cpu.kernels.vecmath import (
     get,
     hold,
     put,
+    settle,
     spread,
     sweep,
     wide,
@@ -295,12 +296,6 @@ class Sums:
             put(o, value.value * spread(inverse, n), base + i, lanes=n)
 
         sweep(block.width, lanes, store)
-
-
-def settle(number: Expr) -> Expr:
-    """An int32 that the simplifier does not look into: of its bounds it would know nothing, and
-    try for minutes."""
-    return hold(number, 1, "int32")
 
 
 def total_rows(sources: Sequence[Rows]) -> Expr:

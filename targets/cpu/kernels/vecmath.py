@@ -117,6 +117,12 @@ def clear(buffer: Any, at: Expr, n: int, lanes: int) -> None:
     sweep(n, lanes, lambda i, m: put(buffer, spread(0.0, m), at + i, lanes=m))
 
 
+def settle(number: Expr) -> Expr:
+    """An int32 that the simplifier does not look into: of its bounds it would know nothing, and
+    try for minutes."""
+    return hold(number, 1, "int32")
+
+
 def ceil_div(a: Expr, b: Expr) -> Expr:
     """a / b, rounded up; a >= 0."""
     return (a + (b - 1)) // b
