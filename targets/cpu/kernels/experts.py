@@ -168,11 +168,11 @@ def _matrix(
     per = _pair_tiles(w1)
     parallel_by_bytes([(-(-s1.tiles // per), (s1.tile_bytes + s3.tile_bytes) * per, shared_up)])
 
-    # Neighbours in this loop belong to different experts, so that equal ranges of it are equal work
-    # however the tokens are spread.
-    with T.parallel(groups.active[0] * -(-w1.tiles // per)) as i:
-        strip = T.bind(T.truncdiv(i, groups.active[0]))
-        expert = T.bind(groups.experts[i - strip * groups.active[0]])
+    # The tokens of an expert stay in the second-level cache for all of its strips.
+    strips = -(-w1.tiles // per)
+    with T.parallel(groups.active[0] * strips) as i:
+        which = T.bind(T.truncdiv(i, T.int32(strips)))
+        strip, expert = T.bind(i - which * strips), T.bind(groups.experts[which])
         first = T.bind(groups.starts[expert])
 
         def keep(r: Expr, value: Expr, at: Expr) -> None:

@@ -215,8 +215,9 @@ def panel_work(
     share = settle(ceil_div(even, ROWS) * ROWS)
 
     def body(index: Expr) -> None:
-        strip = T.bind(T.truncdiv(index, T.int32(cuts)))
-        start = settle((index - strip * cuts) * share)
+        cut = T.bind(T.truncdiv(index, T.int32(weight.count * n)))
+        strip = T.bind(index - cut * (weight.count * n))
+        start = settle(cut * share)
         group = T.bind(T.truncdiv(strip, T.int32(n)))
         first = T.bind((strip - group * n) * per)
         base = T.bind(group * weight.tiles)
