@@ -179,23 +179,24 @@ def _register_tile(
 
 def _decode(strip: Strip, block: Expr, panel: Any, column: int, lanes: int) -> None:
     """Columns `column` .. of the panel = this block of k of the strip."""
-    weight, form = strip.weight, strip.weight.form
-    steps = DEPTH // form.step
+    weight, form, unit = strip.weight, strip.weight.form, strip.weight.micro.unit
+    alike = form.group // form.step if form.group else 1  # steps that share scales
+    most = DEPTH // form.step // alike
     with T.serial(strip.tiles) as t:
         tile = T.bind(T.min(strip.first + t, strip.last))
-        with T.serial(T.min(steps, weight.steps - block * steps)) as s:
-            step = T.bind(block * steps + s)
-            for half, values in enumerate(weight.block(tile, step, lanes)):
-                if form.group:
-                    group = T.truncdiv(step, T.int32(form.group // form.step))
-                    scale = T.bind(weight.scale(tile, group, half, lanes))
-                for k, value in enumerate(values):
-                    if weight.micro.unit != 1.0:  # before the scale: it may be 2**-127
-                        value = value * spread(1.0 / weight.micro.unit, lanes)
-                    if form.group:
-                        value = value * scale
-                    at = column + t * TILE + half * lanes
-                    put(panel, value, s * form.step + k, at, lanes=lanes)
+        with T.serial(T.min(most, weight.steps // alike - block * most)) as g:
+            group = T.bind(block * most + g)
+            scales = [T.bind(weight.scale(tile, group, half, lanes))
+                      for half in range(TILE // lanes if form.group else 0)]
+            with T.serial(alike) as s:
+                for half, values in enumerate(weight.block(tile, group * alike + s, lanes)):
+                    for k, value in enumerate(values):
+                        if unit != 1.0:  # before the scale: it may be 2**-127
+                            value = value * spread(1.0 / unit, lanes)
+                        if scales:
+                            value = value * scales[half]
+                        at = column + t * TILE + half * lanes
+                        put(panel, value, (g * alike + s) * form.step + k, at, lanes=lanes)
 
 
 def panel_work(

@@ -22,7 +22,6 @@ from firstlight.targets.cpu.kernels.vecmath import (
     Expr,
     ceil_div,
     clear,
-    decode,
     exp,
     fetch,
     get,
