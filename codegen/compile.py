@@ -269,7 +269,8 @@ def _compiled(job: Job, sources: Mapping[str, Any], folder: Path, options: Compi
     progress("kernels", len(kernels.kernels), len(kernels.kernels))
     weights = write_weights(folder, list(program.stored), sources, program.constants,
                             job.target.packer,
-                            lambda done, total: progress("weights", done, total))
+                            lambda done, total: progress("weights", done, total),
+                            options.threads)
     write_json(folder / "program.json", program.document())
     if options.runner:
         (folder / "program.bin").write_bytes(program_bytes(

@@ -173,7 +173,8 @@ def compile_graph(module: Module, target: Target, options: CompileOptions, out: 
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             run_apart(lambda: target.build(kernels.kernels, folder, options.threads), Path(scratch))
         written = write_weights(folder, list(program.stored), sources, program.constants,
-                                target.packer, lambda d, n: progress("weights", d, n))
+                                target.packer, lambda d, n: progress("weights", d, n),
+                                options.threads)
         write_json(folder / "program.json", program.document())
         write_debug(folder / "debug.json", program.debug())
         report = {"target": target.name, "ops": census(function), "steps": len(plan.steps),

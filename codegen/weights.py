@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,10 +10,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from firstlight.codegen.apart import Died
 from firstlight.codegen.program import Stored
+from firstlight.codegen.side_by_side import side_by_side
 from firstlight.codegen.signature import packed_specs
 from firstlight.codegen.target import Packer
 from firstlight.ir.types import CODECS
+from firstlight.runtime.errors import FirstlightError
 from firstlight.runtime.safetensors import SafetensorsWriter, TensorPlan, Written
 
 Array = NDArray[Any]
@@ -38,31 +42,47 @@ class Source(Protocol):
 
 def write_weights(folder: Path, stored: Sequence[Stored], sources: Mapping[str, Source],
                   constants: Mapping[str, Array], packer: Packer | None,
-                  progress: Callable[[int, int], None]) -> dict[str, Written]:
+                  progress: Callable[[int, int], None], jobs: int | None = None,
+                  ) -> dict[str, Written]:
     """Write every weight file of an artifact; returns what was written by file name.
 
     Args:
         folder: the artifact's folder.
         stored: weights and layouts, `constants` among them.
-        progress: called with bytes written and bytes in all.
+        progress: called with bytes written and bytes in all, after every file.
+        jobs: processes; by default one for each usable core.
     """
-    files: dict[str, list[Stored]] = {}
-    for item in sorted(stored):
-        files.setdefault(item.file, []).append(item)
     plans = {item: _plan(item, sources, constants, packer) for item in sorted(stored)}
-    total = sum(p.nbytes for plan in plans.values() for p in plan)
-    done, written = 0, {}
-    for name, items in sorted(files.items()):
-        path = folder / name
-        path.parent.mkdir(exist_ok=True)
-        with SafetensorsWriter(path, [p for item in items for p in plans[item]]) as out:
-            for item in items:
+    files: dict[str, list[Stored]] = {}
+    for item in plans:
+        files.setdefault(item.file, []).append(item)
+    sizes = {name: sum(p.nbytes for item in items for p in plans[item])
+             for name, items in files.items()}
+    written: dict[str, Written] = {}
+
+    def write(name: str) -> Written:
+        with SafetensorsWriter(folder / name, [p for i in files[name] for p in plans[i]]) as out:
+            for item in files[name]:
                 _write(out, item, plans[item], sources, constants, packer)
-                done += sum(p.nbytes for p in plans[item])
-                progress(done, total)
         assert out.written is not None
-        written[name] = out.written
-    return written
+        return out.written
+
+    def done(name: str, result: Written) -> None:
+        written[name] = result
+        progress(sum(sizes[n] for n in written), sum(sizes.values()))
+
+    for name in files:
+        (folder / name).parent.mkdir(exist_ok=True)
+    largest_first = sorted(files, key=lambda name: (-sizes[name], name))
+    try:
+        for name in side_by_side(write, largest_first, jobs or len(os.sched_getaffinity(0)), done):
+            done(name, write(name))
+    except Died as e:
+        raise FirstlightError(
+            "F421", "the artifact cannot be written", where=str(folder), why=str(e),
+            try_="a machine with free memory",
+        ) from e
+    return dict(sorted(written.items()))
 
 
 def _plan(item: Stored, sources: Mapping[str, Source], constants: Mapping[str, Array],

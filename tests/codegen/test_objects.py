@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from firstlight.codegen import objects
+from firstlight.codegen.apart import Died
 from firstlight.codegen.cache import VARIABLE, Cache, user_cache
 from firstlight.codegen.objects import build_objects
 from firstlight.codegen.tvm_bridge import T, fingerprint, prim_func
@@ -67,7 +68,7 @@ def test_what_goes_wrong_in_a_process_is_raised_here(kernels, tmp_path, monkeypa
     with pytest.raises(ValueError, match="no such instruction"):
         build_objects(kernels, OPTIONS, tmp_path, 2)
     monkeypatch.setattr(objects, "build_object", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-    with pytest.raises(RuntimeError, match="signal 9"):
+    with pytest.raises(Died, match="signal 9"):
         build_objects(kernels, OPTIONS, tmp_path, 2)
 
 

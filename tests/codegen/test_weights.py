@@ -1,5 +1,7 @@
 """Weight files: what is packed in pieces is what is packed whole, and memory stays small."""
 
+import os
+import signal
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from firstlight.frontend.checkpoint import read_checkpoint
 from firstlight.ir.codecs import GROUPED
 from firstlight.ir.types import CODECS as FORMATS
 from firstlight.ir.types import REAL
+from firstlight.runtime.errors import FirstlightError
 from firstlight.runtime.safetensors import SafetensorsFile
 from firstlight.targets.cpu.kernels.layouts import PLAIN, grouped, unpack
 from firstlight.targets.cpu.packer import TilePacker
@@ -147,10 +150,40 @@ def test_files_by_layer_sorted_by_name_whatever_the_order(tmp_path):
     assert contents[0] == contents[1]
     assert list(contents[0]) == [
         f"weights/{n}.safetensors" for n in ("global", "layers.10", "layers.2")]  # fmt: skip
-    assert seen[len(items) - 1] == (seen[0][1],) * 2
+    assert [done == total for done, total in seen] == [False, False, True] * 2
     layer = SafetensorsFile(tmp_path / "0" / "weights/layers.2.safetensors")
     assert list(layer.tensors) == ["layers.2.b", f"layers.2.b@{PLAIN}"]
     assert all(t.offset % 64 == 0 for t in layer.tensors.values())
+
+
+class Broken:
+    """A weight that cannot be read, one way or another."""
+
+    shape, codec = (16, 4), "f32"
+
+    def __init__(self, read):
+        self.read = read
+
+    def pieces(self, rows):
+        self.read()
+        yield 0, np.zeros(self.shape, np.float32), None
+
+
+def unreadable():
+    raise OSError("the disk is gone")
+
+
+@pytest.mark.parametrize(("read", "error", "says"), [
+    (unreadable, OSError, "the disk is gone"),
+    (lambda: os.kill(os.getpid(), signal.SIGKILL), FirstlightError, "ended by signal 9"),
+])  # fmt: skip
+def test_what_goes_wrong_beside_is_said_here(read, error, says, tmp_path, capfd):
+    sources = {n: source_of("f32", (16, 4)) for n in ("layers.0.a", "layers.1.a", "layers.2.a")}
+    sources["layers.1.a"] = Broken(read)
+    with pytest.raises(error, match=says):
+        write_weights(tmp_path, [Stored(n) for n in sources], sources, {}, PACKER,
+                      lambda done, total: None, 2)  # fmt: skip
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("codecs", ["released", "fp8", "bf16"])
