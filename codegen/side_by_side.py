@@ -56,8 +56,9 @@ def side_by_side(work: Callable[[T], R], items: Sequence[T], jobs: int,
             child.terminate()
         for child in children:
             child.join()
-    if killed := [-c.exitcode for c in children if c.exitcode < 0 and c.exitcode != -signal.SIGTERM]:
-        raise Died(f"a process was ended by signal {killed[0]}")
+    killed = {-child.exitcode for child in children if child.exitcode < 0} - {signal.SIGTERM}
+    if killed:
+        raise Died(f"a process was ended by signal {min(killed)}")
     return [items[at] for at in left]
 
 
