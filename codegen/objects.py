@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +32,10 @@ def build_objects(
     keys = {name: _key(name, prim_funcs[name], options) for name in names}
     missing = [name for name in names if not cache.fetch(keys[name], paths[name])]
 
-    def build(name: str) -> None:
-        build_object({name: prim_funcs[name]}, options, paths[name])
+    def build(name: str) -> Iterator[None]:
+        yield build_object({name: prim_funcs[name]}, options, paths[name])
 
-    jobs = jobs or len(os.sched_getaffinity(0))
-    for name in side_by_side(build, missing, jobs, lambda name, _: None):
-        build(name)
+    side_by_side(build, missing, lambda name, _: None, jobs)
     for name in missing:
         cache.keep(keys[name], paths[name])
     if missing:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from multiprocessing import connection
 from typing import Any, TypeVar
 
@@ -15,41 +15,55 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def side_by_side(work: Callable[[T], R], items: Sequence[T], jobs: int,
-                 done: Callable[[T, R], None]) -> list[T]:
-    """Call `work` for the items, the first ones first, and here `done` with each result.
+def side_by_side(work: Callable[[T], Iterable[R]], items: Sequence[T],
+                 tell: Callable[[T, R], None], jobs: int | None = None) -> None:
+    """Go through what `work` gives for each item, the first items first; `tell` hears of it here.
 
-    The processes inherit what `work` needs, which may be what cannot be sent; results are sent.
-    Returns the items that are left because `work` raised: called here, it will raise here. Raises
-    Died if a process was killed. When this ends, by an interrupt too, the processes have ended.
+    The processes inherit what `work` needs, which may be what cannot be sent; what it gives is
+    sent. If it raises in one, the items that are left are done here, where it may raise again.
+    Raises Died if a process was killed. When this ends, by an interrupt too, they have ended.
+
+    Args:
+        jobs: processes, by default one for each usable core; 1 is this one.
     """
-    left, jobs = list(range(len(items))), min(jobs, len(items))
-    if jobs <= 1:
-        return list(items)
+    jobs = min(jobs or len(os.sched_getaffinity(0)), len(items))
+    left = _forked(work, items, tell, jobs) if jobs > 1 else list(range(len(items)))
+    for at in left:
+        for news in work(items[at]):
+            tell(items[at], news)
+
+
+def _forked(work: Callable[[T], Iterable[R]], items: Sequence[T],
+            tell: Callable[[T, R], None], jobs: int) -> list[int]:
+    """The items that are left because one raised."""
+    left = list(range(len(items)))
     context = multiprocessing.get_context("fork")
     taken = context.Value("i", 0)
-    pipes: dict[Any, int] = {}
     children: list[Any] = []
+    pipes: dict[Any, Any] = {}
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
     try:
         for _ in range(jobs):
             here, there = context.Pipe(duplex=False)
-            children.append(context.Process(target=_take, args=(work, items, taken, here, there)))
-            children[-1].start()
+            child = context.Process(
+                target=_take, args=(work, items, taken, [*pipes, here], there))
+            child.start()
+            children.append(child)
+            pipes[here] = child
             there.close()
-            pipes[here] = len(children) - 1
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         # One that is killed may take the counter's lock along: the others are not waited for then.
         while pipes and all(child.exitcode in (None, 0) for child in children):
             for pipe in connection.wait(list(pipes)):
                 try:
-                    at, result = pipe.recv()
+                    at, ended, news = pipe.recv()
                 except EOFError:
-                    children[pipes[pipe]].join()
-                    del pipes[pipe]
+                    pipes.pop(pipe).join()
                     continue
-                left.remove(at)
-                done(items[at], result)
+                if ended:
+                    left.remove(at)
+                else:
+                    tell(items[at], news)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         for child in children:
@@ -59,11 +73,13 @@ def side_by_side(work: Callable[[T], R], items: Sequence[T], jobs: int,
     killed = {-child.exitcode for child in children if child.exitcode < 0} - {signal.SIGTERM}
     if killed:
         raise Died(f"a process was ended by signal {min(killed)}")
-    return [items[at] for at in left]
+    return left
 
 
-def _take(work: Callable[[T], R], items: Sequence[T], taken: Any, here: Any, there: Any) -> None:
-    here.close()                                         # else nobody would miss the parent
+def _take(work: Callable[[T], Iterable[R]], items: Sequence[T], taken: Any, others: Sequence[Any],
+          there: Any) -> None:
+    for pipe in others:                                  # else a parent's end would go unnoticed
+        pipe.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)         # Ctrl+C is for the parent
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
@@ -74,6 +90,8 @@ def _take(work: Callable[[T], R], items: Sequence[T], taken: Any, here: Any, the
                 taken.value += 1
             if at >= len(items):
                 return
-            there.send((at, work(items[at])))
+            for news in work(items[at]):
+                there.send((at, False, news))
+            there.send((at, True, None))
     except BaseException:                                # the parent will see it, too
         os._exit(1)

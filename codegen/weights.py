@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -49,7 +48,7 @@ def write_weights(folder: Path, stored: Sequence[Stored], sources: Mapping[str, 
     Args:
         folder: the artifact's folder.
         stored: weights and layouts, `constants` among them.
-        progress: called with bytes written and bytes in all, after every file.
+        progress: called with bytes written and bytes in all.
         jobs: processes; by default one for each usable core.
     """
     plans = {item: _plan(item, sources, constants, packer) for item in sorted(stored)}
@@ -58,29 +57,33 @@ def write_weights(folder: Path, stored: Sequence[Stored], sources: Mapping[str, 
         files.setdefault(item.file, []).append(item)
     sizes = {name: sum(p.nbytes for item in items for p in plans[item])
              for name, items in files.items()}
+    total, finished = sum(sizes.values()), 0
     written: dict[str, Written] = {}
 
-    def write(name: str) -> Written:
+    def write(name: str) -> Iterator[int | Written]:
         with SafetensorsWriter(folder / name, [p for i in files[name] for p in plans[i]]) as out:
             for item in files[name]:
                 _write(out, item, plans[item], sources, constants, packer)
+                yield sum(p.nbytes for p in plans[item])
         assert out.written is not None
-        return out.written
+        yield out.written
 
-    def done(name: str, result: Written) -> None:
-        written[name] = result
-        progress(sum(sizes[n] for n in written), sum(sizes.values()))
+    def tell(name: str, news: int | Written) -> None:
+        nonlocal finished
+        if isinstance(news, Written):
+            written[name] = news
+        else:
+            finished += news
+            progress(min(finished, total), total)        # a file that failed is begun again
 
     for name in files:
         (folder / name).parent.mkdir(exist_ok=True)
-    largest_first = sorted(files, key=lambda name: (-sizes[name], name))
     try:
-        for name in side_by_side(write, largest_first, jobs or len(os.sched_getaffinity(0)), done):
-            done(name, write(name))
+        side_by_side(write, sorted(files, key=lambda name: (-sizes[name], name)), tell, jobs)
     except Died as e:
         raise FirstlightError(
             "F421", "the artifact cannot be written", where=str(folder), why=str(e),
-            try_="a machine with free memory",
+            try_="a machine with free memory (signal 9), a checkpoint that can be read (7)",
         ) from e
     return dict(sorted(written.items()))
 

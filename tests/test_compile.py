@@ -241,7 +241,7 @@ def test_no_file_names_a_place_of_this_machine(compiled_here, checkpoint):
 SLOW = '''
 import dataclasses, pathlib, subprocess, sys, time
 from firstlight import cli, targets
-from firstlight.codegen import compile as driver
+from firstlight.codegen import weights
 
 where, here = sys.argv[1], pathlib.Path(sys.argv[2])
 SLEEP = [sys.executable, "-c", "import time; time.sleep(90)"]
@@ -254,16 +254,15 @@ def build(kernels, folder, jobs):
         (here / "reached").touch()
         sleeper.wait()
 
-def write_weights(folder, *rest):
-    (folder / "weights").mkdir()
-    (folder / "weights" / "half").touch()
+def write(*rest):
     (here / "reached").touch()
     time.sleep(90)
 
 target = dataclasses.replace(targets.find("cpu"), build=build)
 targets.find = lambda name: target
-driver.write_weights = write_weights
-sys.argv[1:] = ["compile", sys.argv[3], "-o", str(here / "deep" / "out")]
+if where == "weights":
+    weights._write = write
+sys.argv[1:] = ["compile", sys.argv[3], "-o", str(here / "deep" / "out"), "--threads", "2"]
 cli.main()
 '''
 
@@ -285,7 +284,8 @@ def processes(mark: str) -> list[int]:
 @pytest.mark.parametrize(
     ("where", "whom", "number", "status"),
     [("kernels", "group", signal.SIGINT, 130), ("weights", "group", signal.SIGINT, 130),
-     ("kernels", "process", signal.SIGINT, 130), ("kernels", "process", signal.SIGTERM, 143)],
+     ("kernels", "process", signal.SIGINT, 130), ("kernels", "process", signal.SIGTERM, 143),
+     ("weights", "process", signal.SIGINT, 130), ("weights", "process", signal.SIGTERM, 143)],
 )  # fmt: skip
 def test_an_interrupt_leaves_nothing(where, whom, number, status, checkpoint, tmp_path):
     """Ctrl+C reaches the whole group, `kill` one process; no file, process or traceback stays."""

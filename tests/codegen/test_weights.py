@@ -140,17 +140,17 @@ def test_files_by_layer_sorted_by_name_whatever_the_order(tmp_path):
     constants = {"constant.c": np.arange(3, dtype=np.int32)}
     items = [Stored(n) for n in (*sources, *constants)] + [Stored("layers.2.b", PLAIN)]
     seen, contents = [], []
-    for order in (items, items[::-1]):
+    for order, jobs in ((items, 1), (items[::-1], 3)):
         folder = tmp_path / str(len(contents))
         folder.mkdir()
         done = write_weights(folder, order, sources, constants, PACKER,
-                             lambda done, total: seen.append((done, total)))  # fmt: skip
+                             lambda done, total: seen.append((done, total)), jobs)  # fmt: skip
         contents.append({name: (folder / name).read_bytes() for name in done})
         assert all(len(contents[-1][name]) == w.bytes for name, w in done.items())
     assert contents[0] == contents[1]
     assert list(contents[0]) == [
         f"weights/{n}.safetensors" for n in ("global", "layers.10", "layers.2")]  # fmt: skip
-    assert [done == total for done, total in seen] == [False, False, True] * 2
+    assert [done == total for done, total in seen] == ([False] * (len(items) - 1) + [True]) * 2
     layer = SafetensorsFile(tmp_path / "0" / "weights/layers.2.safetensors")
     assert list(layer.tensors) == ["layers.2.b", f"layers.2.b@{PLAIN}"]
     assert all(t.offset % 64 == 0 for t in layer.tensors.values())

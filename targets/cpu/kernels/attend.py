@@ -3,8 +3,8 @@
 Keys are values, and all heads share them. Rows are taken in groups (`sums.Sums`):
 
     alone       a token in a thread
-    neighbours  some tokens in a thread: they see the same rows, all but a few, which are decoded
-                and read once for the heads of all
+    neighbours  some tokens in a thread: they see nearly the same rows; each row is decoded and read
+                once, for the heads of all
     together    a token whose rows are cut into parts that threads work on, each with tops, totals
                 and sums of its own, which are joined in a fixed order
 
@@ -85,8 +85,7 @@ class Attend:
         self, first: Expr, last: Expr, position: Callable[[Expr], Expr], window: int,
         sources: Sequence[Rows], entries: Rows | None, visible: Any,
     ) -> None:  # fmt: skip
-        """Tokens first .. last, at most `tokens`; in place of those that are not there the last one
-        is computed once more.
+        """Tokens first .. last, at most `tokens`.
 
         Args:
             position: of a token.

@@ -114,29 +114,29 @@ def hybrid_attention(
         def alone(token: Expr) -> None:
             core.alone(token, pos + token, [*recent_rows(token, token), *entry_rows(token)])
 
-        def neighbours(group: Attend, first: Expr) -> None:
-            last = T.bind(T.min(first + group.tokens, S) - 1)
-            visible = T.alloc_buffer((group.tokens,), "int32")
+        def neighbours(several: Attend, first: Expr) -> None:
+            last = T.bind(T.min(first + several.tokens, S) - 1)
+            visible = T.alloc_buffer((several.tokens,), "int32")
             largest = Cell(T.int32(-1), dtype="int32")
-            with T.serial(group.tokens) as which:
+            with T.serial(several.tokens) as which:
                 count = T.bind(first_entries(T.min(first + which, last)))
                 put(visible, count, which)
                 largest.value = T.max(largest.value, count)
             count = T.bind(largest.value)
             far = None if memory is None else Rows(old, memory, entries_base, count, lambda j: j)
             with T.If(count >= 0), T.Then():
-                group.neighbours(first, last, lambda token: pos + token, window,
-                                 recent_rows(first, last), far, visible)
+                several.neighbours(first, last, lambda token: pos + token, window,
+                                   recent_rows(first, last), far, visible)
             if index is not None:
                 with T.serial(last - first + 1) as which, T.If(visible[which] < 0), T.Then():
                     alone(T.bind(first + which))
 
-        group = core.of_neighbours()
-        with T.parallel(ceil_div(S, group.tokens)) as task:
-            if group.tokens == 1:
+        several = core.of_neighbours()
+        with T.parallel(ceil_div(S, several.tokens)) as task:
+            if several.tokens == 1:
                 alone(task)
             else:
-                neighbours(group, T.bind(task * group.tokens))
+                neighbours(several, T.bind(task * several.tokens))
         with T.parallel(T.min(S, window)) as i:
             token = T.bind(T.max(S - window, 0) + i)
             recent.copy(own, T.bind(wide(token) * recent.size), ring, place(pos + token))

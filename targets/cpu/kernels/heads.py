@@ -1,6 +1,7 @@
-"""All heads of one token against rows that they share: the inner product of attention and indexer.
+"""Heads of one token, or of several, against rows that they share: the inner product of attention
+and indexer.
 
-A lane is a head. The queries of a token are packed once as columns, then each row is read once for
+A lane is a head. Queries are packed once as columns, then each row is read once for
 a whole block of heads. Where a register has room for all heads, a lane is a head and one of two
 columns, which are added at the end: an element of a row is spread to two products then, not one,
 and cores that load one register a cycle but multiply two are not held up by loads (Ice Lake's
@@ -84,7 +85,8 @@ class Heads:
              there: Expr | None = None) -> None:  # fmt: skip
         """panel[place ..] = scale * queries of `block`; q is flat, the token's start at `base`.
 
-        there: heads that q has from `base` on, whole registers; the last stand in for others.
+        there: heads that q has from `base` on, whole registers; copies of the last register stand
+            in for others, and nobody reads their sums.
         """
         n, wide = self.lanes, self.columns
         heads = n // wide

@@ -42,8 +42,7 @@ AHEAD = 24
 
 PARTS = 32
 """Most parts of a token's rows: joining them costs little beside the rows, and an even share can be
-had by many threads. A part has at least about `PART_TILES` tiles."""
-PART_TILES = 16
+had by many threads."""
 
 MIX = {8: (4, 3), 16: (4, 6)}
 """lanes -> (heads, most vectors of columns) of a tile of the mix: 12 or 24 registers of sums."""

@@ -20,31 +20,34 @@ CUTS = [[19], [1, 2, 11, 1], [3, 20, 1], [32, 31, 6, 32, 30]]
 
 
 @lru_cache
-def compiled(shape, kind, decode_only, lanes, codec):
+def compiled(shape, kind, decode_only, lanes, codec, states=(RATIO, CAPACITY, PICKED)):
     heads, width, window, pairs = shape
+    ratio, capacity, picked = states
     kernel = hybrid_attention(
         "k", heads=heads, width=width, window=window, pairs=pairs, scale=width**-0.5, entries=kind,
-        ratio=RATIO, capacity=CAPACITY, k=PICKED, tokens=1 if decode_only else 32,
+        ratio=ratio, capacity=capacity, k=picked, tokens=1 if decode_only else 32,
         codecs=(codec, codec), lanes=lanes,
     )  # fmt: skip
     return Compiled(kernel, lanes)
 
 
-def run(shape, kind, decode_only, lanes, cuts, hostile=False, codec="f32"):
+def run(shape, kind, decode_only, lanes, cuts, hostile=False, codec="f32",
+        states=(RATIO, CAPACITY, PICKED)):  # fmt: skip
     """Largest error of o over the calls; the ring is right to the bit."""
     heads, width, window, pairs = shape
-    kernel = compiled(shape, kind, decode_only, lanes, codec)
+    ratio, capacity, picked = states
+    kernel = compiled(shape, kind, decode_only, lanes, codec, states)
     rng = np.random.default_rng(heads)
     known = rng.standard_normal((2, window, width)).astype(np.float32)
     ring, old = stored(known, codec)
-    entries, decoded = stored(rng.standard_normal((2, CAPACITY, width), np.float32), codec)
+    entries, decoded = stored(rng.standard_normal((2, capacity, width), np.float32), codec)
     sink = rng.standard_normal(heads).astype(np.float32)
     if hostile:
         sink[0], sink[-1] = 90, -90
     freqs = (100.0 ** -(np.arange(pairs) / pairs)).astype(np.float32)
     slot = np.array([1], np.int32)
     types = [None] * 4 + [StateType("ring", width, window, codec=codec), None, None,
-                          StateType("entries", width, ratio=RATIO, codec=codec)]
+                          StateType("entries", width, ratio=ratio, codec=codec)]
     known, other, pos, worst = old.astype(np.float64), ring[0].copy(), 0, 0.0
     for tokens in cuts:
         q = rng.standard_normal((1, tokens, heads, width), np.float32)
@@ -56,11 +59,11 @@ def run(shape, kind, decode_only, lanes, cuts, hostile=False, codec="f32"):
         if kind != "none":
             more, seen = [entries], [decoded]
         if kind == "picked":
-            index = np.full((1, tokens, PICKED), -1, np.int32)
+            index = np.full((1, tokens, picked), -1, np.int32)
             for s in range(tokens):
-                visible = (pos + s + 1) // RATIO
+                visible = (pos + s + 1) // ratio
                 first = s % 3 > 0    # all of the first ones, or any with a hole
-                some = rng.permutation(min(visible, PICKED) if first else visible)[:PICKED]
+                some = rng.permutation(min(visible, picked) if first else visible)[:picked]
                 index[0, s, : len(some)] = some
                 index[0, s, 1] = index[0, s, 1] if first else -1
             more, seen = [entries, index], [decoded, index]
@@ -87,22 +90,32 @@ def stored(x, codec):
 
 @pytest.mark.parametrize("codec", ["bf16", kv_fp8(16), kv_fp8(2)])
 @pytest.mark.parametrize("decode_only", [False, True])
-def test_codecs(codec, decode_only):
+@pytest.mark.parametrize("heads", [3, 16])
+def test_codecs(codec, decode_only, heads):
     cuts = [1] * 20 if decode_only else [3, 20, 1]
-    shape = (3, 80, 5, 8) if codec != kv_fp8(2) else (20, 21, 8, 1)
+    shape = (heads, 80, 5, 8) if codec != kv_fp8(2) else (heads + 17, 21, 8, 1)
     assert run(shape, "picked", decode_only, 8, cuts, codec=codec) < 4e-6
 
 
+@pytest.mark.parametrize("lanes", LANES)
+@pytest.mark.parametrize("kind", ["all", "picked"])
+@pytest.mark.parametrize("shape", [(16, 24, 2, 4), (8, 24, 3, 4), (16, 40, 1, 4)])
+def test_entries_of_several_groups(shape, kind, lanes):
+    cuts = [32, 32, 7, 32, 20, 9]
+    assert run(shape, kind, False, lanes, cuts, states=(1, 140, 110)) < 2e-6
+
+
+@pytest.mark.parametrize("lanes", LANES)
 @pytest.mark.parametrize(("heads", "window", "kind", "cuts"), [
     (3, 5, "picked", [[12], [5, 1, 6], [1] * 12]),
     (16, 60, "picked", [[32] * 4 + [3], [31, 1, 6, 30, 2, 3, 32, 26], [1] * 131]),
     (8, 60, "all", [[32] * 4 + [3], [31, 1, 6, 30, 2, 3, 32, 26], [1] * 131]),
 ])  # fmt: skip
-def test_the_chunks_of_a_sequence_change_nothing(heads, window, kind, cuts):
+def test_the_chunks_of_a_sequence_change_nothing(heads, window, kind, cuts, lanes):
     """Whether a row comes from the ring or from the same call, and which tokens are neighbours, to
     the last bit."""
     width, tokens, codec = 80, sum(cuts[0]), kv_fp8(16)
-    kernel = compiled((heads, width, window, 8), kind, False, 8, codec)
+    kernel = compiled((heads, width, window, 8), kind, False, lanes, codec)
     rng = np.random.default_rng(0)
     q = rng.standard_normal((1, tokens, heads, width), np.float32)
     kv = rng.standard_normal((1, tokens, width), np.float32)

@@ -7,6 +7,7 @@ from firstlight.codegen.tvm_bridge import spills
 from firstlight.targets.cpu.kernels.embedding import embedding
 from firstlight.targets.cpu.kernels.layouts import grouped
 from firstlight.targets.cpu.kernels.linear import group_linear, linears
+from firstlight.targets.cpu.kernels.panel import SHARE
 from support.kernel_call import LANES, OPTIONS, Compiled
 from support.packed import CODECS, FP4, FP8, INT4, INT8, random_weight
 
@@ -48,6 +49,26 @@ def test_all_codecs_side_by_side(turn, k, lanes):
             ys = call([x, *pointers], [np.empty((s, n), np.float32) for n, _ in segments], s)
             for y, weight in zip(ys, weights, strict=True):
                 assert error(y, x, weight.value) < LIMIT
+
+
+@pytest.mark.parametrize("lanes", LANES)
+@pytest.mark.parametrize(("way", "codec"), [("", FP8), ("words", INT8)])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_token_is_the_same_among_any_number(way, codec, groups, lanes):
+    """Up to several tasks of `panel.SHARE` tokens, to the last bit."""
+    rng, n, k, most = np.random.default_rng(1), 40, 160, 2 * SHARE + 84
+    weight = random_weight(rng, codec, (groups * n, k), grouped(groups))
+    call = Compiled(group_linear("k", groups, n, k, codec, most, lanes, way), lanes)
+    x = rng.standard_normal((most, groups, k), np.float32)
+    whole: np.ndarray | None = None
+    for s in (most, 2 * SHARE + 1, 2 * SHARE, SHARE + 1, SHARE, SHARE - 1, 1):
+        (y,) = call([x[:s], *weight.pointers], [np.empty((s, groups, n), np.float32)], s)
+        if whole is None:
+            whole = y
+            want = weight.value.reshape(groups, n, k)
+            for g in range(groups):
+                assert error(y[:, g], x[:, g], want[g]) < (LIMIT if not way else 1e-4)
+        np.testing.assert_array_equal(y, whole[:s])
 
 
 @pytest.mark.parametrize("lanes", LANES)
