@@ -265,7 +265,7 @@ def _compiled(job: Job, sources: Mapping[str, Any], folder: Path, options: Compi
         program.add(entry.name, plan, module, entry.tokens, inputs, logits, entry.every_row,
                     model["vocab_size"])
     progress("kernels", 0, len(kernels.kernels))
-    _build(job.target, kernels, folder, options)
+    build_kernels(job.target, kernels, folder, options)
     progress("kernels", len(kernels.kernels), len(kernels.kernels))
     weights = write_weights(folder, list(program.stored), sources, program.constants,
                             job.target.packer,
@@ -296,7 +296,8 @@ def _assembled(job: Job, sources: Mapping[str, Any], folder: Path, options: Comp
     }
 
 
-def _build(target: Target, kernels: KernelSet, folder: Path, options: CompileOptions) -> None:
+def build_kernels(target: Target, kernels: KernelSet, folder: Path,
+                  options: CompileOptions) -> None:
     """Make code in a process of its own, whose temporary files lie in `folder`, too."""
     build = target.runner if options.runner and target.runner else target.build
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from typing import Any
 from numpy.typing import NDArray
 
 from firstlight import __version__
-from firstlight.codegen.apart import run_apart
 from firstlight.codegen.artifact import (
     KIND,
     artifact_folder,
@@ -21,7 +19,7 @@ from firstlight.codegen.artifact import (
     write_json,
     write_manifest,
 )
-from firstlight.codegen.compile import CompileOptions, refuse_missing
+from firstlight.codegen.compile import CompileOptions, build_kernels, refuse_missing
 from firstlight.codegen.program import ProgramWriter
 from firstlight.codegen.select import KernelSet
 from firstlight.codegen.signature import spelled
@@ -170,8 +168,7 @@ def compile_graph(module: Module, target: Target, options: CompileOptions, out: 
                if isinstance(v.type, TensorType) and v.type.codec}
     with artifact_folder(out, options.force) as folder:
         progress("kernels", 0, len(kernels.kernels))
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            run_apart(lambda: target.build(kernels.kernels, folder, options.threads), Path(scratch))
+        build_kernels(target, kernels, folder, options)
         written = write_weights(folder, list(program.stored), sources, program.constants,
                                 target.packer, lambda d, n: progress("weights", d, n),
                                 options.threads)

@@ -82,7 +82,7 @@ def write_weights(folder: Path, stored: Sequence[Stored], sources: Mapping[str, 
         side_by_side(write, sorted(files, key=lambda name: (-sizes[name], name)), tell, jobs)
     except Died as e:
         raise FirstlightError(
-            "F421", "the artifact cannot be written", where=str(folder), why=str(e),
+            "F421", "the artifact cannot be written", where="weights", why=str(e),
             try_="a machine with free memory (signal 9), a checkpoint that can be read (7)",
         ) from e
     return dict(sorted(written.items()))

@@ -37,8 +37,8 @@ PART_TILES = 16
 """Register tiles of rows of a part, at least about."""
 
 NEIGHBOURS = 64
-"""Heads of all tokens that share a row's decoding: with more, sums and queries leave the
-second-level cache."""
+"""Heads of all tokens that share a row's decoding: twice as many gain 0 to 3 % on Ice Lake, and
+their sums and queries would fill 512 KB, the second-level cache of Zen 3."""
 
 
 @dataclass(frozen=True)

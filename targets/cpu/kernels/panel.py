@@ -40,7 +40,7 @@ tiles that read the same x, which then comes from L1 three times out of four."""
 SHARE = 258
 """Most tokens of a task, whole register tiles: their sums and a block of their columns stay in the
 second-level cache, and threads of which others slow one end closer together. Two cores of Ice Lake
-take 0.9 to 1 of the time. Each task decodes its strip, which costs a hundredth."""
+take 0.9 to 1 of the time for a product alone. Each task decodes its strip."""
 
 
 @dataclass(frozen=True)
