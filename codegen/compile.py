@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -174,8 +175,12 @@ def _refuse_states(fused: Module, target: Target) -> None:
                 )
 
 
-def plans(job: Job) -> Iterator[tuple[Entry, Module, Plan, dict[str, int], int]]:
-    """(entry, specialised module, plan, input offsets, logits offset) of every entry."""
+def plans(job: Job, kernels: KernelSet
+          ) -> Iterator[tuple[Entry, Module, Plan, dict[str, int], int]]:  # fmt: skip
+    """(entry, specialised module, plan, input offsets, logits offset) of every entry.
+
+    kernels: those that the steps will have, which say what they do in place.
+    """
     offsets, base = {}, 0
     for name in INPUTS:
         offsets[name] = base
@@ -189,15 +194,16 @@ def plans(job: Job) -> Iterator[tuple[Entry, Module, Plan, dict[str, int], int]]
         size = -(-logits.nbytes({"S": entry.tokens}) // 64) * 64
         names = {v.loc for v in function.args}
         inputs = {n: o for n, o in offsets.items() if n in names}
-        plan = PlanMemory({"S": entry.tokens}).plan(module, entry.function, inputs, base,
-                                                    base + size)
+        memory = PlanMemory({"S": entry.tokens}, partial(
+            kernels.in_place, module=module, tokens=entry.tokens))
+        plan = memory.plan(module, entry.function, inputs, base, base + size)
         yield entry, module, plan, inputs, base
 
 
 def job_kernels(job: Job) -> Mapping[str, Kernel]:
     """The kernels of the artifact that `compile_module` writes, by their symbols."""
     kernels = KernelSet(job.target)
-    for entry, module, plan, _, _ in plans(job):
+    for entry, module, plan, _, _ in plans(job, kernels):
         for step in plan.steps:
             kernels.kernel(step.op, module, entry.tokens)
     return kernels.kernels
@@ -260,7 +266,7 @@ def _compiled(job: Job, sources: Mapping[str, Any], folder: Path, options: Compi
     """Kernels, a program of calls, and weights as the kernels want them; with the report."""
     kernels = KernelSet(job.target, options.kernels == "generic", options.numerics)
     program = ProgramWriter(kernels, {t["name"]: t["offset"] for t in state["tensors"]})
-    for done, (entry, module, plan, inputs, logits) in enumerate(plans(job)):
+    for done, (entry, module, plan, inputs, logits) in enumerate(plans(job, kernels)):
         progress("plan", done, 3)
         program.add(entry.name, plan, module, entry.tokens, inputs, logits, entry.every_row,
                     model["vocab_size"])

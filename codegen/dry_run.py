@@ -30,10 +30,10 @@ def plan_document(job: Job, options: CompileOptions) -> dict[str, Any]:
     targets that take whole graphs). ``per_token`` has the work of an entry's longest call at the
     end of the context, divided by its tokens.
     """
-    kernels = _Kernels(KernelSet(job.target, options.kernels == "generic", options.numerics),
-                       job.stored)
+    chosen = KernelSet(job.target, options.kernels == "generic", options.numerics)
+    kernels = _Kernels(chosen, job.stored)
     arena, work = 0, {}
-    for entry, module, plan, _, _ in plans(job):
+    for entry, module, plan, _, _ in plans(job, chosen):
         arena = max(arena, plan.arena_bytes)
         kernels.stored |= {Stored(name): array.nbytes for name, array in plan.constants.items()}
         if job.target.assemble is None:

@@ -27,7 +27,7 @@ def emitted_launches(module: Module, context: int, target: Target, traffic: Traf
     """
     job = prepare(module, context, target, CompileOptions(context=context, chunk=1))
     kernels = KernelSet(job.target)
-    _, decode, plan, _, _ = next(plans(job))
+    _, decode, plan, _, _ = next(plans(job, kernels))
     made: dict[str, tuple[int, float]] = {}
     rows: dict[str, dict[str, float]] = {}
     for one in plan.steps:

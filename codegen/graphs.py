@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -155,8 +156,9 @@ def compile_graph(module: Module, target: Target, options: CompileOptions, out: 
     for value in function.results:
         assert isinstance(value.type, TensorType)
         results.append(place(value.type))
-    plan = PlanMemory(sizes).plan(module, ENTRY, places, results, at)
     kernels = kernel_set(target, options, most, tokens)
+    memory = PlanMemory(sizes, partial(kernels.in_place, module=module, tokens=tokens))
+    plan = memory.plan(module, ENTRY, places, results, at)
     program = ProgramWriter(kernels, {})
     program.add_graph(
         ENTRY, plan, module, tokens,

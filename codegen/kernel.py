@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,8 +19,11 @@ class Kernel:
             two, codes then scales), then one per result, then the int32 token count `S`.
         layouts: for each *operand of the op*, the packed layout its bytes must have; None where the
             bytes are the plain C-contiguous array.
+        in_place: the operand that the first result may lie over, byte for byte: what is there is
+            read before it is written. None: results lie apart from operands.
     """
 
     name: str
     func: PrimFunc
     layouts: tuple[str | None, ...]
+    in_place: int | None = field(default=None, kw_only=True)

@@ -43,6 +43,11 @@ class KernelSet:
             self._own[symbol] = make(symbol, op, tokens) if make else None
         return self._own[symbol]
 
+    def in_place(self, op: Op, module: Module, tokens: int) -> int | None:
+        """The operand that the first result may lie over: only kernels of the target's own say."""
+        kernel = self.override(op, module, tokens)
+        return kernel.in_place if kernel else None
+
     def symbol(self, op: Op, module: Module) -> str:
         """A name that equal ops share: the op and a hash of its text."""
         text = print_op(op, locs=False)

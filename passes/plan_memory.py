@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from firstlight.ir.core import Function, Module, Op, Value
 from firstlight.ir.registry import lookup
 from firstlight.ir.types import StateType, TensorType
+from firstlight.passes.in_place import InPlace, end, taken_places
 from firstlight.runtime.errors import FirstlightError
 
 ALIGNMENT = 64
@@ -87,12 +88,15 @@ class PlanMemory:
     A function's buffers are planned once, whatever the number of calls: values whose lifetimes
     overlap interfere, and buffers are placed largest first at the lowest free offset. A callee's
     frame lies above its caller's. Reshapes are views. A state result is its operand, so nothing may
-    read the old state after it was written; that is checked.
+    read the old state after it was written; that is checked. So is a result that may replace an
+    operand which nobody reads any more: memory that is written needs not be fetched first.
 
     sizes: the largest value of each symbol that is left (S: the chunk).
+    in_place: op -> the operand that its first result may replace.
     """
 
     sizes: Mapping[str, int] = field(default_factory=dict)
+    in_place: InPlace = lambda op: None
 
     def plan(self, module: Module, entry: str, inputs: Mapping[str, int],
              output: int | Sequence[int], base: int) -> Plan:
@@ -104,6 +108,7 @@ class PlanMemory:
             base: first free byte of the arena.
         """
         self._module, self._frames = module, dict[str, _Frame]()
+        self._roots = shared_roots(module, entry, self.in_place)
         self._steps: list[Step] = []
         self._returns: list[Return] = []
         self._constants: dict[str, NDArray[Any]] = {}
@@ -127,7 +132,7 @@ class PlanMemory:
     def _walk(self, function: Function, places: dict[Value, Place],
               results: Mapping[int, Place], base: int, path: str) -> list[Place]:
         """Append the steps of a call; `results` are the places its non-state results must have."""
-        frame, roots = self._frame(function), alias_roots(function, self._module)
+        frame, roots = self._frame(function), self._roots[function.name]
         for index, value in enumerate(function.results):
             if index in results and roots[value] not in places:
                 places[roots[value]] = results[index]
@@ -174,7 +179,7 @@ class PlanMemory:
         return self._frames[function.name]
 
     def _plan_frame(self, function: Function) -> _Frame:
-        roots = alias_roots(function, self._module)
+        roots = self._roots[function.name]
         check_in_place(function, roots)
         outside = set(function.args) | {roots[v] for v in function.results}
         lives: dict[Value, tuple[int, int]] = {}
@@ -213,6 +218,14 @@ def alias_roots(function: Function, module: Module) -> dict[Value, Value]:
             else:
                 roots[value] = value
     return roots
+
+
+def shared_roots(module: Module, entry: str, in_place: InPlace) -> dict[str, dict[Value, Value]]:
+    """`alias_roots` of each function, with results that take the place of an operand."""
+    roots = {function.name: alias_roots(function, module) for function in module}
+    taken = taken_places(module, entry, roots, in_place)
+    return {name: {value: end(root, taken[name]) for value, root in own.items()}
+            for name, own in roots.items()}
 
 
 def written_operand(op: Op, result: int, module: Module) -> int:

@@ -74,7 +74,7 @@ def test_fast_has_kernels_of_its_own_for_weights_of_few_bits(checkpoint: Path) -
     module = trace_model(source.config, weight_types(source))
     job = prepare(module, 4096, targets.find("cpu-x86-64-v3"), CompileOptions(context=CONTEXT))
     differ = {"decode": set(), "prefill": set()}
-    for entry, specialized, plan, _, _ in plans(job):
+    for entry, specialized, plan, _, _ in plans(job, KernelSet(job.target)):
         sets = [KernelSet(job.target, numerics=n) for n in ("float", "fast")]
         for step in plan.steps if entry.name in differ else ():
             texts = [s.kernel(step.op, specialized, entry.tokens).func.script() for s in sets]

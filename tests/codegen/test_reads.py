@@ -11,6 +11,7 @@ import pytest
 
 from firstlight import targets
 from firstlight.codegen.compile import CompileOptions, plans, prepare
+from firstlight.codegen.select import KernelSet
 from firstlight.frontend.config import parse_config
 from firstlight.frontend.model import config_types, trace_model
 from firstlight.passes.plan_memory import Plan
@@ -32,7 +33,7 @@ def test_a_chunk_reads_each_weight_as_often_as_a_token(raw):
     types = config_types(config)
     job = prepare(trace_model(config, types), config.max_position_embeddings, targets.find("cpu"),
                   CompileOptions(chunk=32))  # fmt: skip
-    found = {entry.name: reads(plan) for entry, _, plan, _, _ in plans(job)}
+    found = {entry.name: reads(plan) for entry, _, plan, _, _ in plans(job, KernelSet(job.target))}
     assert found["prefill"] == found["decode"] == found["score"]
     assert set(found["decode"]) == set(types)
     assert set(found["decode"].values()) == {1}

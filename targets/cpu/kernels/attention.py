@@ -146,5 +146,6 @@ def hybrid_attention(
     pointers += [("entries", old.dtype)] if entries != "none" else []
     pointers += [("idx", "int32")] if entries == "picked" else []
     operands = len(pointers)
-    return Kernel(name, prim_func(name, [*pointers, ("o", "float32")], body), (None,) * operands)
+    function = prim_func(name, [*pointers, ("o", "float32")], body)
+    return Kernel(name, function, (None,) * operands, in_place=0)
 

@@ -133,7 +133,7 @@ def hyper_post(name: str, *, streams: int, width: int, tokens: int, lanes: int =
             sweep(width, lanes, write)
 
     pointers = [(name, "float32") for name in ("x", "y", "post", "comb", "out")]
-    return Kernel(name, prim_func(name, pointers, body), (None,) * 4)
+    return Kernel(name, prim_func(name, pointers, body), (None,) * 4, in_place=0)
 
 
 def _products(

@@ -65,7 +65,7 @@ def rms_norm(
             normalize(x, base, y, base, width, eps, lanes, w)
 
     pointers = [("x", "float32"), *weights, ("y", "float32")]
-    return Kernel(name, prim_func(name, pointers, body), (None,) * (1 + len(weights)))
+    return Kernel(name, prim_func(name, pointers, body), (None,) * (1 + len(weights)), in_place=0)
 
 
 def norm_rope(
@@ -91,7 +91,7 @@ def norm_rope(
 
     pointers = [("x", "float32"), *weights, ("positions", "int32"), ("freqs", "float32"),
                 ("y", "float32")]  # fmt: skip
-    return Kernel(name, prim_func(name, pointers, body), (None,) * (3 + len(weights)))
+    return Kernel(name, prim_func(name, pointers, body), (None,) * (3 + len(weights)), in_place=0)
 
 
 def _weight(pointers: list[Expr], codec: str | None) -> Callable[[Expr, int], Expr] | None:

@@ -105,4 +105,4 @@ def rope(
                 turn.rotate(y, base + (width - 2 * pairs), lanes)
 
     pointers = [("x", "float32"), ("positions", "int32"), ("freqs", "float32"), ("y", "float32")]
-    return Kernel(name, prim_func(name, pointers, body), (None,) * 3)
+    return Kernel(name, prim_func(name, pointers, body), (None,) * 3, in_place=0)

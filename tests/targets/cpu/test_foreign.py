@@ -73,7 +73,7 @@ def test_every_kernel_of_the_example_under_qemu(name: str, generic: bool, tiny_f
     job = prepare(module, CONTEXT, target, CompileOptions(target=name, chunk=TOKENS))
     kernels = KernelSet(target, generic)
     units = [(Unit(kernels, module, entry.tokens, source), step)
-             for entry, module, plan, _, _ in plans(job) for step in plan.steps]
+             for entry, module, plan, _, _ in plans(job, kernels) for step in plan.steps]
     symbols = {unit.symbol(step): (unit, step) for unit, step in units}
     executor = target.emulate(kernels.kernels, tmp_path)
     assert executor is not None
