@@ -20,13 +20,16 @@ from firstlight.targets.conform.units import Unit
 class Run:
     """One call of a unit.
 
+    over: the first result lies over the operand that the kernel says (`Kernel.in_place`).
+
     Attributes:
         results: the arrays of the unit's results after the call.
         problems: what was written that should not be.
     """
 
     def __init__(self, executor: Executor, packer: Packer | None, unit: Unit,
-                 operands: Sequence[Operand], sizes: Mapping[str, int]) -> None:
+                 operands: Sequence[Operand], sizes: Mapping[str, int], over: bool = False
+                 ) -> None:  # fmt: skip
         self.packer, self.sizes = packer, sizes
         self.operands = dict(zip(unit.main.args, operands, strict=True))
         self.memory: dict[Value, Memory] = {}
@@ -35,7 +38,7 @@ class Run:
         for op, kernel in zip(unit.main.ops[-len(unit.kernels):], unit.kernels, strict=True):
             buffers = [m.array for value, layout in zip(op.operands, kernel.layouts, strict=True)
                        for m in self._pointers(value, layout or "")]
-            buffers += self._results(op, written)
+            buffers += self._results(op, written, kernel.in_place if over else None)
             executor.run(kernel.name, buffers, sizes["S"])
         self.results = [self._values(value) for value in unit.main.results]
         self.problems = self._problems(unit, written)
@@ -64,14 +67,19 @@ class Run:
             self.packed[value, layout] = [Memory(a) for a in (codes, scales) if a is not None]
         return self.packed[value, layout]
 
-    def _results(self, op: Op, written: set[Value]) -> list[Array]:
-        """Room for the results of an op; a state result is the operand's memory."""
+    def _results(self, op: Op, written: set[Value], place: int | None) -> list[Array]:
+        """Room for the results of an op; a state result is the operand's memory, and so is the
+        first one, of the operand `place`."""
         states = [v for v in op.operands if isinstance(v.type, StateType)]
         new = []
         for value in op.results:
             if isinstance(value.type, StateType):
                 self.memory[value] = self.memory[states[0]]
                 written |= {value, states.pop(0)}
+            elif place is not None and value is op.results[0]:
+                self.memory[value] = self.memory[op.operands[place]]
+                written |= {value, op.operands[place]}
+                new.append(self.memory[value].array)
             else:
                 shape = tuple(dims.evaluate(d, self.sizes) for d in value.type.shape)
                 self.memory[value] = Memory(np.full(shape, 77, DTYPES[value.type.dtype]))

@@ -134,14 +134,15 @@ def _measure(target: Target, executor: Watched, unit: Unit, tokens: int,
     case = unit.case
     sizes = {"B": 1, "S": tokens, "C": CONTEXT}
     random = np.random.default_rng(tokens)
-    for pos, change in itertools.product(case.positions, case.changes):
+    places = (False, True) if [k.in_place is not None for k in unit.kernels] == [True] else (False,)
+    for pos, change, over in itertools.product(case.positions, case.changes, places):
         if case.states and pos + tokens > CONTEXT:
             continue
-        where = f"{unit.name} S={tokens} pos={pos} {change.__name__}"
+        where = f"{unit.name} S={tokens} pos={pos} {change.__name__}{' in place' * over}"
         operands = list(case.operands(random, sizes, pos, change))
         want = run(unit.meaning, "main", [o.value for o in operands], sizes)
         executor.where = where
-        done = Run(executor, target.packer, unit, operands, sizes)
+        done = Run(executor, target.packer, unit, operands, sizes, over)
         total.calls += 1
         yield from (f"{where}: {text}" for text in done.problems)
         shaken = cache(partial(_shaken, unit, operands, sizes))

@@ -33,7 +33,7 @@ class Compiled:
     """A kernel that can be called; `lanes` picks the instruction set it is compiled for."""
 
     def __init__(self, kernel: Kernel, lanes: int | str = 8) -> None:
-        self.name = kernel.name
+        self.name, self.in_place = kernel.name, kernel.in_place
         self.module = compile_module({kernel.name: kernel.func}, OPTIONS[lanes])
         self.function = (
             self.module.jit()[kernel.name]
@@ -44,14 +44,24 @@ class Compiled:
     def __call__(
         self, operands: Sequence[np.ndarray], results: Sequence[np.ndarray], tokens: int
     ) -> list[np.ndarray]:
-        """Operands (copied unless aligned; states are updated in place), then results by shape."""
+        """Operands (copied unless aligned; states are updated in place), then results by shape.
+
+        A kernel that may write over an operand is called on copies, too: bits must be the same.
+        """
         outs = [aligned(np.full_like(r, -7)) for r in results]
         ins = [
             a if a.ctypes.data % 64 == 0 and a.flags.c_contiguous else aligned(a) for a in operands
         ]
-        pointers = [ctypes.c_void_p(a.ctypes.data) for a in (*ins, *outs)]
-        self.function(*pointers, tokens)
+        over = [aligned(a) for a in ins] if self.in_place is not None else []
+        self._call([*ins, *outs], tokens)
+        if over:
+            place = over[self.in_place]
+            self._call([*over, place, *map(np.copy, outs[1:])], tokens)
+            np.testing.assert_array_equal(place.reshape(outs[0].shape), outs[0], "in place")
         return outs
+
+    def _call(self, arrays: Sequence[np.ndarray], tokens: int) -> None:
+        self.function(*(ctypes.c_void_p(a.ctypes.data) for a in arrays), tokens)
 
 
 def max_error(got: np.ndarray, want: np.ndarray) -> float:

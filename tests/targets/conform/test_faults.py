@@ -232,6 +232,21 @@ def test_a_kernel_that_never_ends_or_crashes_fails_its_own_check_only(library, e
     assert len(report.checks) == 3 * len({c.op for c in report.checks})
 
 
+def test_a_kernel_that_is_not_fit_to_work_in_place_is_found(library):
+    def clears_its_result_first(call, tokens, *buffers):
+        buffers[-1][...] = 0
+        call(*buffers)
+
+    def generic(symbol, op, module):
+        return replace(generic_kernel(symbol, op, module), in_place=0)
+
+    target = replace(PLAIN, generic=generic, emulate=lambda kernels, folder: Spoiled(
+        library, "rope", clears_its_result_first))
+    problems = levels(target, "run", "rope")["run"].problems
+    assert problems
+    assert all(" in place" in problem for problem in problems)
+
+
 def test_a_missing_composite_runs_as_its_decomposition(tmp_path):
     target = replace(CPU, capabilities=Capabilities(), overrides=dict, packer=None,
                      missing={"compress": "too large", "hadamard": "no bits"})
