@@ -99,43 +99,45 @@ def multiply(
         with T.serial(width // tile) as c:
             _register_tile(x, rows, following, panel, part, first, c * tile, tile, block, k, lanes)
 
-    tiled(-(-k // DEPTH), fill, visit, row, count, done, lanes, half=True)
+    tiled(-(-k // DEPTH), fill, visit, row, count, done, lanes, ROWS, half=True)
 
 
 def tiled(
     blocks: int, fill: Callable[[Expr], None],
     visit: Callable[[Expr, Expr, Sequence[Expr], Sequence[Expr]], None],
-    row: Callable[[Expr], Expr], count: Expr, done: Callable[[Expr], None], lanes: int, half: bool,
+    row: Callable[[Expr], Expr], count: Expr, done: Callable[[Expr], None], lanes: int, size: int,
+    half: bool,
 ) -> None:  # fmt: skip
     """For every block of k fill(block), then visit(block, first r, rows of x, those of the next
-    tile if it is to fetch them) for every register tile; done(r) for every r after its last.
+    tile if it is to fetch them) for every register tile of `size` rows; done(r) for every r after
+    its last.
 
-    An expert has a few dozen of a chunk's tokens, and whole tiles only would waste a twentieth:
-    with `half` the last has half the rows if that is enough. At 256 bits LLVM spills if `done` is
-    in the same loop.
+    An expert has a few dozen of a chunk's tokens, and whole tiles of six only would waste a
+    twentieth: with `half` the last has half the rows if that is enough. At 256 bits LLVM spills if
+    `done` is in the same loop.
     """
     def at(r: Expr) -> Expr:
         return T.bind(row(T.min(r, count - 1)))
 
-    def tile(block: Expr, first: Expr, size: int) -> None:
-        rows = [at(first + i) for i in range(size)]
-        fetching = lanes == 16 and size == ROWS
-        following = [at(first + size + i) for i in range(size)] if fetching else []
+    def tile(block: Expr, first: Expr, number: int) -> None:
+        rows = [at(first + i) for i in range(number)]
+        fetching = lanes == 16 and number == ROWS
+        following = [at(first + number + i) for i in range(number)] if fetching else []
         visit(block, first, rows, following)
         if lanes == 16:
-            with T.If(block == blocks - 1), T.Then(), T.serial(T.min(size, count - first)) as i:
+            with T.If(block == blocks - 1), T.Then(), T.serial(T.min(number, count - first)) as i:
                 done(T.bind(first + i))
 
     with T.serial(blocks) as block:
         fill(block)
-        rest = T.bind(T.truncmod(count, T.int32(ROWS)))
-        few = T.bind(T.And(rest > 0, rest <= ROWS // 2)) if half else T.bool(False)
-        whole = T.bind(T.truncdiv(count + (ROWS - 1), T.int32(ROWS)) - T.Cast("int32", few))
+        rest = T.bind(T.truncmod(count, T.int32(size)))
+        few = T.bind(T.And(rest > 0, rest <= size // 2)) if half else T.bool(False)
+        whole = T.bind(T.truncdiv(count + (size - 1), T.int32(size)) - T.Cast("int32", few))
         with T.serial(whole) as m:
-            tile(block, T.bind(m * ROWS), ROWS)
+            tile(block, T.bind(m * size), size)
         if half:
             with T.If(few), T.Then():
-                tile(block, T.bind(whole * ROWS), ROWS // 2)
+                tile(block, T.bind(whole * size), size // 2)
     if lanes == 8:
         with T.serial(count) as r:
             done(r)

@@ -65,7 +65,7 @@ class Planes(Rounded):
                     total.value = total.value + self._group(*part, group, half)
             for (_, _, row), total, out in zip(parts, totals, outs, strict=True):
                 grand = Cell(get(out, half * lanes, lanes=lanes), lanes)
-                self.close(grand, total, row, block, unit)
+                self.close(grand, total, self.step(row, block, unit))
                 put(out, grand.value, half * lanes, lanes=lanes)
         return [[get(out, at, lanes=lanes) for at in range(0, TILE, lanes)] for out in outs]
 

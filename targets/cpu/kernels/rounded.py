@@ -91,8 +91,11 @@ class Rounded:
         """Store 32 integers, which are in the low 16 bits."""
         raise NotImplementedError
 
-    def close(self, grand: Cell, total: Cell, row: Expr, block: Expr, unit: float) -> None:
+    def step(self, row: Expr, block: Expr, unit: float) -> Expr:
+        """What one in the sum of a block's products is worth, in every lane."""
+        return T.bind(spread(self.steps[row, block] * T.float32(unit), self.lanes))
+
+    def close(self, grand: Cell, total: Cell, step: Expr) -> None:
         """The end of a block: the sum of its groups times the step of its activations."""
-        step = spread(self.steps[row, block] * T.float32(unit), self.lanes)
         grand.value = grand.value + total.value * step
         total.value = spread(0.0, self.lanes)
