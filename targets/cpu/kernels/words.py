@@ -20,7 +20,6 @@ from firstlight.targets.cpu.kernels.panel import DEPTH, Strip, tiled
 from firstlight.targets.cpu.kernels.rounded import CODES, GROUP, Codes, Rounded
 from firstlight.targets.cpu.kernels.vecmath import Cell, Expr, get, put, spread
 
-
 REGISTERS = {8: (6, 2), 16: (3, 4)}
 """lanes -> (tokens, vectors) of a register tile. Three by four loads seven registers for twelve
 products, six by two eight: a core that loads one a cycle but multiplies two (Ice Lake) takes 0.87
