@@ -91,13 +91,14 @@ class Rows:
         return self
 
     def multiply(self, strips: Sequence[panel.Strip], row: Callable[[Expr], Expr], count: Expr,
-                 part: Any, done: Callable[[Expr], None]) -> None:
+                 part: Any, done: Callable[[Expr], None],
+                 soon: Callable[[Expr], None] = lambda r: None) -> None:
         """part[r] = x[row(r)] . (the strips side by side), for r < count; see `panel.multiply`."""
         codecs = {s.weight.codec for s in strips}
         if len(codecs) == 1 and codecs <= self._prepared.keys():
-            self._prepared[codecs.pop()].multiply(strips, row, count, part, done)
+            self._prepared[codecs.pop()].multiply(strips, row, count, part, done, soon)
         else:
-            panel.multiply(strips, self.x, row, count, part, done, self._lanes)
+            panel.multiply(strips, self.x, row, count, part, done, soon, self._lanes)
 
 
 def _prepared(which: int, rows: int, weights: Sequence[Weight], lanes: int,

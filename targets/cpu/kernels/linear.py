@@ -13,7 +13,7 @@ from firstlight.targets.cpu.kernels.layouts import PLAIN, TILE, grouped
 from firstlight.targets.cpu.kernels.micro import Weight
 from firstlight.targets.cpu.kernels.panel import panel_work
 from firstlight.targets.cpu.kernels.schedule import parallel_by_bytes
-from firstlight.targets.cpu.kernels.vecmath import Expr, get, put
+from firstlight.targets.cpu.kernels.vecmath import Expr, fetch, get, put
 
 
 def linears(
@@ -101,7 +101,10 @@ def _matrix(
         def finish(token: Expr, group: Expr, tile: Expr, values: Sequence[Expr]) -> None:
             store_rows(y, token, group * weight.n, tile, weight.n, values, lanes)
 
-        return panel_work(rows, weight, groups, count, tokens, lanes, finish)
+        def soon(token: Expr, group: Expr, tile: Expr) -> None:
+            fetch(y[token, group * weight.n + tile * TILE])
+
+        return panel_work(rows, weight, groups, count, tokens, lanes, finish, soon)
 
     parallel_by_bytes([segment(w, y) for w, y in zip(weights, ys, strict=True)])
 

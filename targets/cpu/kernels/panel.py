@@ -61,7 +61,7 @@ class Multiplier(Protocol):
     """Activations that can be multiplied with strips: `activations.Rows`."""
 
     def multiply(self, strips: Sequence[Strip], row: Callable[[Expr], Expr], count: Expr,
-                 part: Any, done: Callable[[Expr], None]) -> None:
+                 part: Any, done: Callable[[Expr], None], soon: Callable[[Expr], None]) -> None:
         """As `multiply`."""
 
 
@@ -72,7 +72,7 @@ def part_buffer(rows: int, tiles: int) -> Any:
 
 def multiply(
     strips: Sequence[Strip], x: Any, row: Callable[[Expr], Expr], count: Expr, part: Any,
-    done: Callable[[Expr], None], lanes: int,
+    done: Callable[[Expr], None], soon: Callable[[Expr], None], lanes: int,
 ) -> None:  # fmt: skip
     """part[r] = x[row(r)] . (the strips side by side), for r < count.
 
@@ -82,6 +82,7 @@ def multiply(
         row: row of x for row r of the result, asked for r < count only.
         part: from `part_buffer`.
         done: called with r when part[r] is whole, while it is in the nearest cache.
+        soon: called with r a register tile before, to fetch what `done` writes to.
     """
     k = strips[0].weight.k
     width = sum(s.tiles for s in strips) * TILE
@@ -99,18 +100,18 @@ def multiply(
         with T.serial(width // tile) as c:
             _register_tile(x, rows, following, panel, part, first, c * tile, tile, block, k, lanes)
 
-    tiled(-(-k // DEPTH), fill, visit, row, count, done, lanes, ROWS, half=True)
+    tiled(-(-k // DEPTH), fill, visit, row, count, done, soon, lanes, ROWS, half=True)
 
 
 def tiled(
     blocks: int, fill: Callable[[Expr], None],
     visit: Callable[[Expr, Expr, Sequence[Expr], Sequence[Expr]], None],
-    row: Callable[[Expr], Expr], count: Expr, done: Callable[[Expr], None], lanes: int, size: int,
-    half: bool,
+    row: Callable[[Expr], Expr], count: Expr, done: Callable[[Expr], None],
+    soon: Callable[[Expr], None], lanes: int, size: int, half: bool,
 ) -> None:  # fmt: skip
     """For every block of k fill(block), then visit(block, first r, rows of x, those of the next
-    tile if it is to fetch them) for every register tile of `size` rows; done(r) for every r after
-    its last.
+    tile if it is to fetch them) for every register tile of `size` rows; before its last soon(r) and
+    after it done(r) for every r.
 
     An expert has a few dozen of a chunk's tokens, and whole tiles of six only would waste a
     twentieth: with `half` the last has half the rows if that is enough. At 256 bits LLVM spills if
@@ -123,10 +124,15 @@ def tiled(
         rows = [at(first + i) for i in range(number)]
         fetching = lanes == 16 and number == ROWS
         following = [at(first + number + i) for i in range(number)] if fetching else []
+        if lanes == 8:
+            visit(block, first, rows, following)
+            return
+        last = T.bind(T.min(number, T.Select(block == blocks - 1, count - first, T.int32(0))))
+        with T.serial(last) as i:
+            soon(T.bind(first + i))
         visit(block, first, rows, following)
-        if lanes == 16:
-            with T.If(block == blocks - 1), T.Then(), T.serial(T.min(number, count - first)) as i:
-                done(T.bind(first + i))
+        with T.serial(last) as i:
+            done(T.bind(first + i))
 
     with T.serial(blocks) as block:
         fill(block)
@@ -203,12 +209,14 @@ def _decode(strip: Strip, block: Expr, panel: Any, column: int, lanes: int) -> N
 def panel_work(
     x: Multiplier, weight: Weight, groups: int, count: Expr, tokens: int, lanes: int,
     finish: Callable[[Expr, Expr, Expr, Sequence[Expr]], None],
+    soon: Callable[[Expr, Expr, Expr], None],
 ) -> tuple[int, int, Callable[[Expr], None]]:  # fmt: skip
     """One segment for `parallel_by_bytes`: every strip of a weight times all tokens.
 
     Args:
         x: rows [S * G, K].
         finish: called with (token, group, tile of the matrix, its vectors).
+        soon: called with (token, group, tile) before, to fetch what `finish` writes to.
     """
     per = min(STRIP, weight.tiles)
     n = -(-weight.tiles // per)
@@ -231,9 +239,12 @@ def panel_work(
                 start + r, group, tile,
                 [get(part, r, column + h, lanes=lanes) for h in range(0, TILE, lanes)]))
 
+        def ahead(r: Expr) -> None:
+            each_tile(weight, per, first, lambda tile, column: soon(start + r, group, tile))
+
         with T.If(start < count), T.Then():
             x.multiply(pieces, lambda r: (start + r) * groups + group,
-                       settle(T.min(share, count - start)), part, done)
+                       settle(T.min(share, count - start)), part, done, ahead)
 
     return weight.count * n * cuts, weight.tile_bytes * per, body
 

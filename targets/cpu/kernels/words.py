@@ -88,7 +88,7 @@ class Words(Rounded):
     # ---- many tokens
 
     def multiply(self, strips: Sequence[Strip], row: Callable[[Expr], Expr], count: Expr,
-                 part: Any, done: Callable[[Expr], None]) -> None:
+                 part: Any, done: Callable[[Expr], None], soon: Callable[[Expr], None]) -> None:
         """part[r] = x[row(r)] . (the strips side by side); see `panel.multiply`."""
         width = sum(s.tiles for s in strips) * TILE
         panel = T.alloc_buffer((DEPTH // 2, width, 2), "int16")
@@ -115,7 +115,8 @@ class Words(Rounded):
                     self._register_tile(rows, panel, scales, part, first, column + c * wide, wide,
                                         block, groups(block), unit)
 
-        tiled(self.blocks, fill, visit, row, count, done, self.lanes, size, half=self.lanes == 8)
+        tiled(self.blocks, fill, visit, row, count, done, soon, self.lanes, size,
+              half=self.lanes == 8)
 
     def _register_tile(
         self, rows: Sequence[Expr], panel: Any, scales: Any, part: Any, first: Expr, column: Expr,
