@@ -44,7 +44,7 @@ class KernelSet:
         return self._own[symbol]
 
     def in_place(self, op: Op, module: Module, tokens: int) -> int | None:
-        """The operand that the first result may lie over: only kernels of the target's own say."""
+        """The operand that the first result may lie over; only a target's own kernels say so."""
         kernel = self.override(op, module, tokens)
         return kernel.in_place if kernel else None
 

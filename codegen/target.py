@@ -50,8 +50,16 @@ class Executor(Protocol):
     """
 
     def run(self, symbol: str, buffers: Sequence[Array], tokens: int) -> None:
-        """Call a kernel: its pointers in order (64-byte aligned, results are written), then S."""
+        """Call a kernel: its pointers in order (64-byte aligned, results are written), then S.
+
+        An array that is given twice (`place`) is one memory: a kernel may work in place.
+        """
         ...
+
+
+def place(array: Array) -> tuple[int, int]:
+    """Where an array lies, and its bytes."""
+    return array.__array_interface__["data"][0], array.nbytes
 
 
 @dataclass(frozen=True)

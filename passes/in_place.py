@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from firstlight.ir.core import Function, Module, Op, Value
-from firstlight.ir.types import TensorType
 
 InPlace = Callable[[Op], "int | None"]
 """An op -> the operand whose elements its first result may replace as they are read, if any."""
@@ -77,8 +76,7 @@ def _free_arguments(module: Module, entry: str, roots: Roots) -> dict[str, set[V
 
 def _owned(function: Function, free: set[Value]) -> set[Value]:
     """Values of a function whose bytes may become others'."""
-    computed = {value for op in function.ops if op.name != "constant" for value in op.results}
-    return {value for value in computed | free if isinstance(value.type, TensorType)}
+    return free | {v for op in function.ops if op.name != "constant" for v in op.results}
 
 
 def _last_reads(function: Function, root: Mapping[Value, Value]) -> dict[Value, int]:

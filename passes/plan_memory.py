@@ -88,8 +88,8 @@ class PlanMemory:
     A function's buffers are planned once, whatever the number of calls: values whose lifetimes
     overlap interfere, and buffers are placed largest first at the lowest free offset. A callee's
     frame lies above its caller's. Reshapes are views. A state result is its operand, so nothing may
-    read the old state after it was written; that is checked. So is a result that may replace an
-    operand which nobody reads any more: memory that is written needs not be fetched first.
+    read the old state after it was written; that is checked. A result may likewise lie over an
+    operand which nobody reads any more: memory that is written need not be fetched first then.
 
     sizes: the largest value of each symbol that is left (S: the chunk).
     in_place: op -> the operand that its first result may replace.

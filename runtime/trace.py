@@ -149,9 +149,9 @@ def _rows(records: Any, types: Any, entry: Entry) -> tuple[Row, ...]:
         results = tuple(Result(word, *(_type(types[t[0]]) if t else ())) for word, *t in places)
         inputs: tuple[tuple[int, int], ...] = ()
         if op != RETURN:
-            new = {r.word for r in results if r.word.startswith("a:")}
             words = _words(entry, step)
-            inputs = tuple(writer[w] for w in words if w not in new and w in writer)
+            new = sum(r.word.startswith("a:") for r in results)     # the last ones
+            inputs = tuple(writer[w] for w in words[:len(words) - new] if w in writer)
             writer |= {r.word: (len(rows), i) for i, r in enumerate(results)}
             step += 1
         rows.append(Row(str(op), str(path), results, inputs))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from firstlight.codegen.target import Array
+from firstlight.codegen.target import Array, place
 from firstlight.runtime.device import Call, Driver, Function, Pointer
 from firstlight.runtime.launches import KernelLaunches, Launch
 from firstlight.runtime.sizes import value
@@ -39,7 +39,9 @@ class DeviceExecutor:
     def run(self, symbol: str, buffers: Sequence[Array], tokens: int) -> None:
         """Call a kernel: its pointers in order, then S."""
         kernel, functions = self.kernel(symbol)
-        memory = [self._upload(buffer) for buffer in buffers]
+        uploaded = {key: self._upload(buffer)
+                    for key, buffer in {place(b): b for b in buffers}.items()}
+        memory = [uploaded[place(buffer)] for buffer in buffers]
         size = value(kernel.workspace, tokens)
         # rubbish, as a kernel finds it after another
         workspace = self._upload(np.full(max(size, 64), 0xAB, np.uint8))
@@ -48,18 +50,18 @@ class DeviceExecutor:
         calls = [_call(functions[launch.entry], launch, given, tokens)
                  for launch in kernel.launches]
         self.queue.run(self.queue.bind([call for call in calls if min(call.grid) > 0]))
-        for place, buffer in zip(memory, buffers, strict=True):
+        for pointer, buffer in zip(memory, buffers, strict=True):
             if buffer.flags.writeable and buffer.size:
-                self.queue.read(place.memory, place.offset, _bytes(buffer))
+                self.queue.read(pointer.memory, pointer.offset, _bytes(buffer))
         names = [*(f"pointer {i}" for i in range(len(memory))), "its workspace"]
         sizes = [*(buffer.nbytes for buffer in buffers), max(size, 64)]
-        for name, place, nbytes in zip(names, [*memory, workspace], sizes, strict=True):
-            self._check_guards(f"{symbol}, {name}", place, nbytes)
+        for name, pointer, nbytes in zip(names, [*memory, workspace], sizes, strict=True):
+            self._check_guards(f"{symbol}, {name}", pointer, nbytes)
 
-    def _check_guards(self, what: str, place: Pointer, nbytes: int) -> None:
+    def _check_guards(self, what: str, pointer: Pointer, nbytes: int) -> None:
         for where, at in (("before", 0), ("behind", GUARD + nbytes)):
             guard = np.zeros(GUARD, np.uint8)
-            self.queue.read(place.memory, at, guard)
+            self.queue.read(pointer.memory, at, guard)
             self.queue.finish()
             if (guard != _FILL).any():
                 raise RuntimeError(f"{what}: memory {where} it was overwritten")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from firstlight.codegen.target import Array
+from firstlight.codegen.target import Array, place
 from firstlight.runtime.errors import FirstlightError
 from firstlight.targets.cambricon.bang_library import server
 
@@ -94,13 +94,14 @@ class Machine:
             dim: tasks along x, y and z.
             arguments: arrays become GDRAM, numpy scalars are passed as they are.
         """
-        words, at, places = [], PAGE, []
+        words, at, places, given = [], PAGE, [], dict[tuple[int, int], int]()
         for argument in arguments:
             if isinstance(argument, np.ndarray):
                 assert argument.flags.c_contiguous, "GDRAM is what it looks like"
-                self._view(at, argument.nbytes)[...] = argument.reshape(-1).view(np.uint8)
-                words.append(f"p:{at}:{argument.nbytes}")
-                places.append(at)
+                start = given.setdefault(place(argument), at)
+                self._view(start, argument.nbytes)[...] = argument.reshape(-1).view(np.uint8)
+                words.append(f"p:{start}:{argument.nbytes}")
+                places.append(start)
                 at += -(-argument.nbytes // PAGE) * PAGE + PAGE
             else:
                 words.append(f"v:{argument.tobytes()[::-1].hex()}")
@@ -111,9 +112,9 @@ class Machine:
                 file, line]
         answer = self._ask(" ".join(map(str, ["run", *head, *words])), seconds)
         word, written, left_out, traffic, problem = answer.split("\t", 4)
-        for argument, place, wrote in zip(arguments, places, written, strict=False):
+        for argument, start, wrote in zip(arguments, places, written, strict=False):
             if wrote == "1" and isinstance(argument, np.ndarray):
-                argument.reshape(-1).view(np.uint8)[...] = self._view(place, argument.nbytes)
+                argument.reshape(-1).view(np.uint8)[...] = self._view(start, argument.nbytes)
         moved = {way: int(size) for way, size in re.findall(r"(\w+):(\d+),", traffic)}
         return Outcome(_located(problem, library) if word == "failed" else "", left_out == "1",
                        moved)

@@ -68,8 +68,8 @@ class Run:
         return self.packed[value, layout]
 
     def _results(self, op: Op, written: set[Value], place: int | None) -> list[Array]:
-        """Room for the results of an op; a state result is the operand's memory, and so is the
-        first one, of the operand `place`."""
+        """Room for the results of an op; a state result has its operand's memory, and the first
+        result that of operand `place`, if given."""
         states = [v for v in op.operands if isinstance(v.type, StateType)]
         new = []
         for value in op.results:

@@ -134,7 +134,9 @@ def _measure(target: Target, executor: Watched, unit: Unit, tokens: int,
     case = unit.case
     sizes = {"B": 1, "S": tokens, "C": CONTEXT}
     random = np.random.default_rng(tokens)
-    places = (False, True) if [k.in_place is not None for k in unit.kernels] == [True] else (False,)
+    # one kernel: of several, a later one may read what the first writes over
+    once = len(unit.kernels) == 1 and unit.kernels[0].in_place is not None
+    places = (False, True) if once else (False,)
     for pos, change, over in itertools.product(case.positions, case.changes, places):
         if case.states and pos + tokens > CONTEXT:
             continue

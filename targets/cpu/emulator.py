@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from firstlight.codegen.kernel import Kernel
-from firstlight.codegen.target import Tool
+from firstlight.codegen.target import Tool, place
 from firstlight.targets.cpu.code import Code
 from firstlight.targets.cpu.toolchain import MACHINES
 
@@ -63,7 +63,7 @@ def emulate(code: Code, kernels: Mapping[str, Kernel], folder: Path) -> Emulated
     return Emulated([*command, str(program)], sorted(kernels))
 
 
-CHANGED, READ, KEEP, KEPT = range(4)
+CHANGED, READ, KEEP, KEPT, SAME = range(5)
 """What the server does with a buffer; see server.c."""
 
 
@@ -90,14 +90,19 @@ class Emulated:
         """Call a kernel: its pointers in order, then S. RuntimeError with what it reports."""
         try:
             self._send.write(struct.pack("<3q", self._index[symbol], tokens, len(buffers)))
-            for buffer in buffers:
-                self._give(buffer)
+            given: dict[tuple[int, int], int] = {}
+            for number, buffer in enumerate(buffers):
+                first = given.setdefault(place(buffer), number)
+                if first < number:
+                    self._send.write(struct.pack("<2q", SAME, first))
+                else:
+                    self._give(buffer)
             self._send.flush()
             (length,) = struct.unpack("<q", _exactly(self._answer, 8))
             if length:
                 raise RuntimeError(f"{symbol}: {_exactly(self._answer, length).decode()}")
-            for buffer in buffers:
-                if buffer.flags.writeable:
+            for number, buffer in enumerate(buffers):
+                if buffer.flags.writeable and given[place(buffer)] == number:
                     data = np.frombuffer(_exactly(self._answer, buffer.nbytes), buffer.dtype)
                     buffer[...] = data.reshape(buffer.shape)
         except (BrokenPipeError, EOFError) as error:

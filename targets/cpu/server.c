@@ -4,7 +4,7 @@
  *     kernel (index in fl_kernels), tokens, n, then n times: kind, number, and maybe the buffer
  *
  * by kind: CHANGED and READ have their bytes as the number, and then the buffer; KEEP has them, and the buffer stays
- * here as the next of those that KEPT names by index. For each call it answers on standard output with 0 and the
+ * here as the next of those that KEPT names by index; SAME is an earlier buffer of this call, by its index. For each call it answers on standard output with 0 and the
  * CHANGED buffers as the kernel left them, or with the length of a text and the text. */
 #include "kernels.h"
 
@@ -13,7 +13,7 @@
 #include <string.h>
 
 enum { MOST = 64, ALIGN = 64, THREADS = 2 }; /* two, so that threads in each other's way are seen */
-enum { CHANGED, READ, KEEP, KEPT };
+enum { CHANGED, READ, KEEP, KEPT, SAME };
 
 static char** kept;
 static int64_t n_kept;
@@ -49,7 +49,12 @@ int main(void) {
     if (kernel < 0 || kernel >= fl_kernel_count || n < 0 || n > MOST) return 1;
     for (int64_t i = 0; i < n; ++i) {
       int64_t kind = kinds[i] = read_number(), number = numbers[i] = read_number();
-      if (kind < CHANGED || kind > KEPT || number < 0 || (kind == KEPT && number >= n_kept)) return 1;
+      if (kind < CHANGED || kind > SAME || number < 0 || (kind == KEPT && number >= n_kept)) return 1;
+      if (kind == SAME) {
+        if (number >= i) return 1;
+        args[i] = args[number];
+        continue;
+      }
       char* buffer = kind == KEPT ? kept[number] : read_buffer(number);
       if (kind == KEEP) keep(buffer);
       args[i] = (fl_arg){4, 0, (int64_t)(intptr_t)buffer};

@@ -26,6 +26,22 @@ def reads(plan: Plan) -> Counter[str]:
                    if place.kind == "weight")  # fmt: skip
 
 
+def test_own_kernels_of_norms_streams_and_attention_work_in_place():
+    config = parse_config(BENCH)
+    job = prepare(trace_model(config, config_types(config)), config.max_position_embeddings,
+                  targets.find("cpu-x86-64-v3"), CompileOptions(chunk=32))  # fmt: skip
+    names = {"hybrid_attention", "hyper_post", "norm_rope", "rms_norm", "rope"}
+
+    def over(plan: Plan) -> Counter[str]:
+        return Counter(step.op.name for step in plan.steps
+                       if step.results[0].kind == "arena" and step.results[0] in step.operands)
+
+    for _, _, plan, _, _ in plans(job, KernelSet(job.target)):
+        assert over(plan) == Counter(s.op.name for s in plan.steps if s.op.name in names)
+    for _, _, plan, _, _ in plans(job, KernelSet(job.target, generic_only=True)):
+        assert not over(plan)
+
+
 @pytest.mark.parametrize("raw", [BENCH, random_config(4, layers="wchch", csa=4, hca=8)],
                          ids=["bench", "small"])  # fmt: skip
 def test_a_chunk_reads_each_weight_as_often_as_a_token(raw):

@@ -28,8 +28,14 @@ def model(tmp_path_factory):
     return InterpreterModel(folder, context=CONTEXT)
 
 
+def over_the_first(op):
+    """As if every kernel worked in place that could."""
+    return 0 if op.operands else None
+
+
+@pytest.mark.parametrize("in_place", [lambda op: None, over_the_first], ids=["apart", "over"])
 @pytest.mark.parametrize("pipeline", ["", PIPELINE], ids=["primitives", "fused"])
-def test_executing_the_plan_gives_the_interpreters_logits(model, pipeline):
+def test_executing_the_plan_gives_the_interpreters_logits(model, pipeline, in_place):
     module = run_pipeline(model.module, pipeline)
     session, ids = model.session(), np.arange(2, 2 + 3 * CHUNK + 5, dtype=np.int32) % 60
     states = {n: s.copy() for n, s in session.states.items()}
@@ -38,7 +44,8 @@ def test_executing_the_plan_gives_the_interpreters_logits(model, pipeline):
     for count in (CHUNK, 4, CHUNK, 1, CHUNK):
         tokens = 1 if count == 1 else 0
         one = Specialize(tokens=tokens, context=CONTEXT).run(module)
-        plan = PlanMemory({"S": CHUNK}).plan(one, "score", offsets, 256, 256 + 64 * 1024)
+        memory = PlanMemory({"S": CHUNK}, in_place)
+        plan = memory.plan(one, "score", offsets, 256, 256 + 64 * 1024)
         part = ids[at:at + count]
         inputs = {192: part, 0: np.array([at], np.int32), 64: np.array([0], np.int32)}
         arena = run_plan(plan, one, weights, states, inputs, {"S": count})

@@ -57,3 +57,13 @@ def test_a_byte_beside_a_buffer_is_told(at, where):
 
     with pytest.raises(RuntimeError, match=f"wrong, pointer 1: memory {where} it"):
         executor(wrong).run("wrong", [np.zeros(12, np.uint8), np.zeros(12, np.uint8)], 1)
+
+
+def test_an_array_that_is_given_twice_is_one_memory():
+    def second_after_first(x, y):
+        y.memory[y.offset] = 0
+        y.memory[y.offset + 1] = x.memory[x.offset] + 1
+
+    array = np.full(2, 5, np.uint8)
+    executor(second_after_first).run("k", [array, array[:]], 1)
+    assert array.tolist() == [0, 1]

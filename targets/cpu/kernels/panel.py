@@ -82,7 +82,7 @@ def multiply(
         row: row of x for row r of the result, asked for r < count only.
         part: from `part_buffer`.
         done: called with r when part[r] is whole, while it is in the nearest cache.
-        soon: called with r a register tile before, to fetch what `done` writes to.
+        soon: called with r a register tile before, at 512 bits, to fetch what `done` writes to.
     """
     k = strips[0].weight.k
     width = sum(s.tiles for s in strips) * TILE
@@ -110,8 +110,8 @@ def tiled(
     soon: Callable[[Expr], None], lanes: int, size: int, half: bool,
 ) -> None:  # fmt: skip
     """For every block of k fill(block), then visit(block, first r, rows of x, those of the next
-    tile if it is to fetch them) for every register tile of `size` rows; before its last soon(r) and
-    after it done(r) for every r.
+    tile if it is to fetch them) for every register tile of `size` rows, which divides ROWS; before
+    its last soon(r), at 512 bits, and after it done(r) for every r.
 
     An expert has a few dozen of a chunk's tokens, and whole tiles of six only would waste a
     twentieth: with `half` the last has half the rows if that is enough. At 256 bits LLVM spills if
@@ -122,7 +122,7 @@ def tiled(
 
     def tile(block: Expr, first: Expr, number: int) -> None:
         rows = [at(first + i) for i in range(number)]
-        fetching = lanes == 16 and number == ROWS
+        fetching = lanes == 16 and number == ROWS       # float32 tiles: smaller ones do not wait
         following = [at(first + number + i) for i in range(number)] if fetching else []
         if lanes == 8:
             visit(block, first, rows, following)

@@ -232,16 +232,21 @@ def test_a_kernel_that_never_ends_or_crashes_fails_its_own_check_only(library, e
     assert len(report.checks) == 3 * len({c.op for c in report.checks})
 
 
-def test_a_kernel_that_is_not_fit_to_work_in_place_is_found(library):
-    def clears_its_result_first(call, tokens, *buffers):
-        buffers[-1][...] = 0
-        call(*buffers)
+def test_a_kernel_that_is_not_fit_to_work_in_place_is_found():
+    def override(symbol, op, tokens):
+        return replace(generic_kernel(symbol, op, Module()), in_place=0)
 
-    def generic(symbol, op, module):
-        return replace(generic_kernel(symbol, op, module), in_place=0)
+    class ClearsItsResultFirst(CpuExecutor):
+        def run(self, symbol, buffers, tokens):
+            buffers[-1][...] = 0
+            super().run(symbol, buffers, tokens)
 
-    target = replace(PLAIN, generic=generic, emulate=lambda kernels, folder: Spoiled(
-        library, "rope", clears_its_result_first))
+    def emulate(kernels, folder):
+        CPU.build(kernels, folder, 1)
+        return ClearsItsResultFirst(folder / "code" / "model.so")
+
+    target = replace(PLAIN, capabilities=Capabilities(native=frozenset({"rope"})),
+                     overrides=lambda: {"rope": override}, emulate=emulate)
     problems = levels(target, "run", "rope")["run"].problems
     assert problems
     assert all(" in place" in problem for problem in problems)

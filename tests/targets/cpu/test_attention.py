@@ -156,17 +156,26 @@ def test_decode(shape, kind):
 
 @pytest.mark.parametrize("lanes", LANES)
 @pytest.mark.parametrize("decode_only", [False, True])
+@pytest.mark.parametrize("heads", [72, 100])
+def test_blocks_of_heads(lanes, decode_only, heads):
+    assert run((heads, 24, 7, 4), "picked", decode_only, lanes, [1] * 9) < 2e-6
+
+
+@pytest.mark.parametrize("lanes", LANES)
+@pytest.mark.parametrize("decode_only", [False, True])
 def test_widths_of_vectors_and_large_scores(lanes, decode_only):
-    shape = (40, 104, 7, 32)  # several blocks of heads, two chunks of columns
+    shape = (40, 104, 7, 32)  # two chunks of columns
     assert run(shape, "picked", decode_only, lanes, [1] * 18) < 2e-6
     assert run(shape, "all", decode_only, lanes, [1] * 18, hostile=True) < 2e-5
 
 
 @pytest.mark.parametrize("codec", ["f32", kv_fp8(64)])
 @pytest.mark.parametrize("tokens", [1, 32])
-def test_loops_do_not_spill(codec, tokens):
+@pytest.mark.parametrize("lanes", [8, 16])
+def test_loops_do_not_spill(codec, tokens, lanes):
     kernel = hybrid_attention("k", heads=16, width=512, window=128, pairs=32, scale=0.1, ratio=128,
-                              entries="all", capacity=64, tokens=tokens, codecs=(codec, codec))
-    loops = list(products(kernel, 8))
+                              entries="all", capacity=64, tokens=tokens, codecs=(codec, codec),
+                              lanes=lanes)
+    loops = list(products(kernel, lanes))
     assert len(loops) >= 2, "scores and mix"
     assert not [loop for loop in loops if "%rsp" in loop]

@@ -4,13 +4,16 @@ import json
 import mmap
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from firstlight.codegen.compile import CompileOptions, plans, prepare
+from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.select import KernelSet
 from firstlight.codegen.target import Target
+from firstlight.codegen.tvm_bridge import T, prim_func
 from firstlight.compiler import compile_checkpoint
 from firstlight.frontend.checkpoint import Checkpoint, read_checkpoint
 from firstlight.frontend.model import trace_model, weight_types
@@ -23,7 +26,9 @@ from firstlight.runtime import FirstlightError, load
 from firstlight.targets import find
 from firstlight.targets.conform.cases import Case
 from firstlight.targets.cpu import emulator
+from firstlight.targets.cpu.kernels.vecmath import flat, put
 from support.errors import error
+from support.kernel_call import aligned
 
 ARCHITECTURES = {"cpu-aarch64": "aarch64", "cpu-riscv64": "riscv64"}
 GENERATED = 12
@@ -147,6 +152,22 @@ def test_without_qemu_nothing_is_emulated(tmp_path: Path, monkeypatch: pytest.Mo
         (found,) = [tool for tool in target.tools() if tool.name == f"qemu-{arch}"]
         assert found.found is None
         assert "make chip-tools" in found.get
+
+
+@pytest.mark.chip
+@each_target
+def test_an_array_that_is_given_twice_is_one_memory(name: str, tmp_path: Path):
+    def body(x: Any, y: Any, tokens: Any) -> None:
+        put(flat(y), T.float32(0), 0)
+        put(flat(y), flat(x)[0] + T.float32(1), 1)
+
+    needs_qemu(name)
+    kernel = Kernel("k", prim_func("k", [("x", "float32"), ("y", "float32")], body), (None,))
+    executor = find(name).emulate({"k": kernel}, tmp_path)
+    assert executor is not None
+    array = aligned(np.full(2, 5, np.float32))
+    executor.run("k", [array, array[:]], 1)
+    assert array.tolist() == [0, 1]
 
 
 @each_target

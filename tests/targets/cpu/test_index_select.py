@@ -10,7 +10,8 @@ from firstlight.targets.cpu.kernels.index_select import index_select
 from support.kernel_call import LANES, Compiled, products
 
 # heads, width, ratio, capacity, k
-SHAPES = [(2, 6, 4, 30, 5), (16, 32, 2, 700, 64), (64, 16, 4, 50, 50), (20, 13, 3, 900, 1)]
+SHAPES = [(2, 6, 4, 30, 5), (16, 32, 2, 700, 64), (64, 16, 4, 50, 50), (20, 13, 3, 900, 1),
+          (72, 8, 4, 60, 20)]
 
 
 def check(shape, decode_only, lanes, make, positions, codec="f32"):
