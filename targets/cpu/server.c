@@ -4,8 +4,9 @@
  *     kernel (index in fl_kernels), tokens, n, then n times: kind, number, and maybe the buffer
  *
  * by kind: CHANGED and READ have their bytes as the number, and then the buffer; KEEP has them, and the buffer stays
- * here as the next of those that KEPT names by index; SAME is an earlier buffer of this call, by its index. For each call it answers on standard output with 0 and the
- * CHANGED buffers as the kernel left them, or with the length of a text and the text. */
+ * here as the next of those that KEPT names by index; SAME is an earlier buffer of this call, by its index. For each
+ * call it answers on standard output with 0 and the CHANGED buffers as the kernel left them, or with the length of a
+ * text and the text. */
 #include "kernels.h"
 
 #include <stdio.h>
