@@ -19,6 +19,7 @@ from firstlight.codegen.compile import (
     CompileOptions,
     Job,
     compile_module,
+    default_pipeline,
     meaning,
     prepare,
 )
@@ -38,7 +39,6 @@ from firstlight.frontend.fields import Fields
 from firstlight.frontend.model import config_types, trace_model, weight_types
 from firstlight.frontend.names import ROLES
 from firstlight.ir.types import TensorType
-from firstlight.passes.pipeline import PIPELINE
 from firstlight.passes.policy import quantizer
 from firstlight.runtime.errors import FirstlightError
 
@@ -100,7 +100,7 @@ def prepare_checkpoint(checkpoint: Path | str, target: Target, options: CompileO
     module = trace_model(source.config, weight_types(source), meaning(options.numerics))
     progress("passes", 0, 1)
     job = prepare(module, source.config.max_position_embeddings, target,
-                  quantized(options, source.config))
+                  quantized(options, source.config, target))
     return Prepared(source, job, options)
 
 
@@ -120,17 +120,18 @@ def plan_checkpoint(checkpoint: Path | str,
         config = read_config(path)
         types = config_types(config)
     module = trace_model(config, types, meaning(options.numerics))
-    job = prepare(module, config.max_position_embeddings, target, quantized(options, config))
+    job = prepare(module, config.max_position_embeddings, target,
+                  quantized(options, config, target))
     return plan_document(job, options)
 
 
-def quantized(options: CompileOptions, config: ModelConfig) -> CompileOptions:
+def quantized(options: CompileOptions, config: ModelConfig, target: Target) -> CompileOptions:
     """The options with a pipeline in which the quantization policy is a pass."""
     step = quantizer(options.quantize, ROLES, config.qk_rope_head_dim,
                      options.numerics == "released")
     if step is None:
         return options
-    pipeline = PIPELINE if options.pipeline is None else options.pipeline
+    pipeline = default_pipeline(target, options) if options.pipeline is None else options.pipeline
     return replace(options, pipeline=",".join(filter(None, (pipeline, str(step)))))
 
 

@@ -32,7 +32,7 @@ from firstlight.ir.core import Module, census
 from firstlight.ir.registry import TABLE
 from firstlight.ir.types import StateType, TensorType, row_codec
 from firstlight.passes.legalize import Legalize
-from firstlight.passes.pipeline import PIPELINE, parse, run_pipeline, spell
+from firstlight.passes.pipeline import parse, pipeline_for, run_pipeline, spell
 from firstlight.passes.plan_memory import Plan, PlanMemory
 from firstlight.passes.specialize import Specialize
 from firstlight.runtime.errors import FirstlightError
@@ -130,7 +130,7 @@ def prepare(module: Module, max_positions: int, target: Target, options: Compile
         )
     chosen = target.chosen(options.options)
     target = target.configured(chosen) if target.configured else target
-    pipeline = PIPELINE if options.pipeline is None else options.pipeline
+    pipeline = default_pipeline(target, options) if options.pipeline is None else options.pipeline
     passes = parse(pipeline)
     if any(isinstance(p, Specialize) for p in passes):
         raise FirstlightError(
@@ -140,13 +140,19 @@ def prepare(module: Module, max_positions: int, target: Target, options: Compile
         )
     fused = run_pipeline(module, passes, dump_dir=options.dump_ir)
     composites = {name for name, info in TABLE.items() if info.composite}
-    if composites & set(target.missing):
-        fused = Legalize(ops=tuple(sorted(composites - set(target.missing)))).run(fused)
+    if composites & set(target.lacking):
+        fused = Legalize(ops=tuple(sorted(composites - set(target.lacking)))).run(fused)
     refuse_missing(fused, target)
     _refuse_states(fused, target)
     ratios = [v.type.ratio for v in module["score"].args if isinstance(v.type, StateType)]
     return Job(module, fused, target, context, max(context, *ratios), chunk, pipeline,
                chosen)
+
+
+def default_pipeline(target: Target, options: CompileOptions) -> str:
+    """The passes of a compile that is not told which."""
+    native = frozenset[str]() if options.kernels == "generic" else target.capabilities.native
+    return pipeline_for(native)
 
 
 def refuse_missing(module: Module, target: Target) -> None:
@@ -156,7 +162,7 @@ def refuse_missing(module: Module, target: Target) -> None:
             if target.support(op.name).how == "missing":
                 raise FirstlightError(
                     "F404", f"target '{target.name}' has no way to do fl.{op.name}",
-                    where=op.loc or f"@{function.name}", why=target.missing[op.name],
+                    where=op.loc or f"@{function.name}", why=target.lacking[op.name],
                     try_="another target, or add a kernel for this op to the plug-in",
                 )
 

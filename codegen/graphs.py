@@ -79,8 +79,8 @@ def prepare_graph(module: Module, target: Target, options: CompileOptions, most:
     pipeline = PIPELINE if options.pipeline is None else options.pipeline
     fused = run_pipeline(module, pipeline, dump_dir=options.dump_ir)
     composites = {name for name, info in TABLE.items() if info.composite}
-    if composites & set(target.missing):
-        fused = Legalize(ops=tuple(sorted(composites - set(target.missing)))).run(fused)
+    if composites & set(target.lacking):
+        fused = Legalize(ops=tuple(sorted(composites - set(target.lacking)))).run(fused)
     fused = Specialize(entry=ENTRY, tokens=0 if most > 1 else 1, context=1).run(fused)
     refuse_missing(fused, target)
     return fused

@@ -267,11 +267,17 @@ class Target:
         """Every op of the table, and how this target has it."""
         return {name: self.support(name) for name in sorted(TABLE)}
 
+    @property
+    def lacking(self) -> Mapping[str, str]:
+        """op -> why the target does not have it: `missing`, and joints that it has no kernel of."""
+        joints = {name: "its parts have kernels" for name, info in TABLE.items()
+                  if info.joint and name not in self.capabilities.native}
+        return {**joints, **self.missing}
+
     def support(self, op: str) -> Support:
         """How the target has one op."""
-        if op in self.missing:
-            how = "decomposed" if TABLE[op].composite else "missing"
-            return Support(how, self.missing[op])
+        if reason := self.lacking.get(op):
+            return Support("decomposed" if TABLE[op].composite else "missing", reason)
         return Support("native" if op in self.capabilities.native else "generic")
 
     def _refuse(self, what: str, why: str, try_: str) -> NoReturn:

@@ -25,13 +25,17 @@ ShapeRule = Callable[..., "Type | tuple[Type, ...]"]
 
 @dataclass
 class OpInfo:
-    """One row. ``ins`` may end in ``?`` (optional) or ``*`` (any number)."""
+    """One row. ``ins`` may end in ``?`` (optional) or ``*`` (any number).
+
+    joint: a composite of composites, which a target without a kernel of its own for it decomposes.
+    """
 
     name: str
     ins: tuple[str, ...]
     outs: tuple[str, ...]
     attrs: Mapping[str, type] = field(default_factory=dict)
     composite: bool = False
+    joint: bool = False
     shape: ShapeRule | None = None
     reference: Callable[..., Any] | None = None
     cost: Callable[..., float] | None = None
@@ -63,11 +67,12 @@ TABLE: dict[str, OpInfo] = {}
 
 
 def op(name: str, ins: tuple[str, ...], outs: tuple[str, ...] = ("y",), *,
-       attrs: Mapping[str, type] | None = None, composite: bool = False) -> OpInfo:
+       attrs: Mapping[str, type] | None = None, composite: bool = False,
+       joint: bool = False) -> OpInfo:
     """Declare an op."""
     if name in TABLE:
         raise ValueError(f"op {name} is declared twice")
-    TABLE[name] = OpInfo(name, ins, outs, dict(attrs or {}), composite)
+    TABLE[name] = OpInfo(name, ins, outs, dict(attrs or {}), composite or joint, joint)
     return TABLE[name]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -13,6 +13,8 @@ from firstlight.ir.core import Module
 from firstlight.ir.verifier import verify
 from firstlight.passes.base import Pass
 from firstlight.passes.canonicalize import Canonicalize
+from firstlight.passes.fuse_across_calls import FuseAcrossCalls
+from firstlight.passes.fuse_attention_inputs import FuseAttentionInputs
 from firstlight.passes.fuse_compressor import FuseCompressor
 from firstlight.passes.fuse_expert_dispatch import FuseExpertDispatch
 from firstlight.passes.fuse_hybrid_attention import FuseHybridAttention
@@ -29,8 +31,10 @@ FUSIONS: tuple[type[Pass], ...] = (
     Canonicalize, FuseNormRope, FuseCompressor, FuseIndexer, FuseHybridAttention,
     FuseHyperConnections, FuseExpertDispatch, FuseLinears,
 )
+JOINTS: tuple[type[FuseAttentionInputs | FuseAcrossCalls], ...] = (
+    FuseAttentionInputs, FuseAcrossCalls)
 _OTHERS: tuple[type[Pass], ...] = (Legalize, Quantize, Specialize)
-PASSES = {p.name: p for p in FUSIONS + _OTHERS}
+PASSES = {p.name: p for p in (*FUSIONS, *JOINTS, *_OTHERS)}
 PIPELINE = ",".join(p.name for p in FUSIONS)
 
 _STEP = re.compile(r"\s*(?P<name>[\w-]+)\s*(?:\{(?P<options>[^{}]*)\})?\s*(?:,|$)")
@@ -81,6 +85,12 @@ def _value(kind: Any, text: str) -> Any:
     if kind in (int, float, str):
         return kind(text)
     return tuple(filter(None, text.split("+")))
+
+
+def pipeline_for(native: Set[str]) -> str:
+    """What is done where no pipeline is given, for a target that has these ops."""
+    joints = [p.name for p in JOINTS if native.issuperset(p.rules)]
+    return ",".join([PIPELINE, *joints])
 
 
 def spell(passes: Sequence[Pass]) -> str:

@@ -140,3 +140,55 @@ _COMMON = (TensorType((B, S, 3, 8)), TensorType((B, S, 8)), TensorType((3,)), Te
 example(hybrid_attention, *_COMMON, _ENTRIES, TensorType((B, S, 6), "i32"), scale=0.3)
 example(hybrid_attention, *_COMMON, _ENTRIES, scale=0.3)
 example(hybrid_attention, *_COMMON, scale=0.3)
+
+norm_rope_attention = op(
+    "norm_rope_attention",
+    ("q", "kv", "norm", "sink", "freqs", "ring", "slot", "pos", "entries?", "index?"),
+    ("o", "ring"), attrs={"eps": float, "scale": float}, joint=True,
+)
+
+
+@shape_of(norm_rope_attention)
+def _(q: TensorType, kv: TensorType, norm: TensorType, *rest: Any, eps: float,
+      scale: float) -> tuple[TensorType, StateType]:
+    """`hybrid_attention` of queries and keys as they were projected: each query is normed and
+    turned, keys are normed with norm[c] and turned (spec 4.6)."""
+    require(norm.shape == kv.shape[-1:], f"norm {norm.shape} does not fit keys {kv.shape}")
+    assert hybrid_attention.shape is not None
+    return hybrid_attention.shape(q, kv, *rest, scale=scale)  # type: ignore[return-value]
+
+
+@reference_of(norm_rope_attention)
+def _(q: F32, kv: F32, norm: F32, sink: F32, freqs: F32, ring: F32, slot: I32, pos: I32,
+      *entries: Any, eps: float, scale: float, types: tuple[Type, ...]) -> tuple[F32, F32]:
+    turned, attend = lookup("norm_rope").reference, hybrid_attention.reference
+    assert turned is not None
+    assert attend is not None
+    positions = (pos[:, None] + np.arange(q.shape[1])).astype(np.int32)
+    q, kv = turned(q, positions, freqs, eps=eps), turned(kv, norm, positions, freqs, eps=eps)
+    return attend(q, kv, sink, freqs, ring, slot, pos, *entries, scale=scale,  # type: ignore
+                  types=types[:2] + types[3:])
+
+
+@decomposition_of(norm_rope_attention)
+def _(q: Array, kv: Array, norm: Array, sink: Array, freqs: Array, ring: Array, slot: Array,
+      pos: Array, *entries: Array, eps: float, scale: float) -> tuple[Array, ...]:
+    b, (batch, tokens) = q.builder, q.shape[:2]
+    positions = pos.reshape(batch, 1) + iota(b, (1, tokens), 1)
+    (q,) = emit(b, "norm_rope", q, positions, freqs, eps=eps)
+    (kv,) = emit(b, "norm_rope", kv, norm, positions, freqs, eps=eps)
+    return emit(b, "hybrid_attention", q, kv, sink, freqs, ring, slot, pos, *entries, scale=scale)
+
+
+@cost_of(norm_rope_attention)
+def _(ins: tuple[Any, ...], outs: tuple[Any, ...], **_: object) -> float:
+    turned, attend = lookup("norm_rope").cost, hybrid_attention.cost
+    assert turned is not None
+    assert attend is not None
+    return turned(ins[:1], outs[:1]) + turned(ins[1:2], ()) + attend(ins[:2] + ins[3:], outs)
+
+
+_NORMED = (*_COMMON[:2], TensorType((8,)), *_COMMON[2:])
+example(norm_rope_attention, *_NORMED, _ENTRIES, TensorType((B, S, 6), "i32"), eps=1e-3, scale=0.3)
+example(norm_rope_attention, *_NORMED, _ENTRIES, eps=1e-3, scale=0.3)
+example(norm_rope_attention, *_NORMED, eps=1e-3, scale=0.3)

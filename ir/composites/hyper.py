@@ -158,6 +158,49 @@ def _(ins: tuple[Any, ...], outs: tuple[Any, ...], **_: object) -> float:
 example(hyper_post, TensorType((B, S, 3, 6)), TensorType((B, S, 6)), TensorType((B, S, 3)),
         TensorType((B, S, 3, 3)))
 
+hyper_mix = op("hyper_mix", ("x", "y", "post", "comb", "fn", "base", "scale", "norm"),
+               ("mixed", "u", "next_post", "next_comb"),
+               attrs={"eps": float, "hc_eps": float, "rounds": int}, joint=True)
+
+
+@shape_of(hyper_mix)
+def _(x: TensorType, y: TensorType, post: TensorType, comb: TensorType, *weights: TensorType,
+      **attrs: Any) -> tuple[TensorType, ...]:
+    """Between two sublayers: streams of `hyper_post`, and of these the results of `hyper_pre`."""
+    assert hyper_post.shape is not None
+    assert hyper_pre.shape is not None
+    mixed = hyper_post.shape(x, y, post, comb)
+    return (mixed, *hyper_pre.shape(mixed, *weights, **attrs))  # type: ignore[return-value, misc]
+
+
+@reference_of(hyper_mix)
+def _(x: F32, y: F32, post: F32, comb: F32, *weights: F32, **attrs: Any) -> tuple[F32, ...]:
+    assert hyper_post.reference is not None
+    assert hyper_pre.reference is not None
+    mixed = hyper_post.reference(x, y, post, comb)
+    return (mixed, *hyper_pre.reference(mixed, *weights, **attrs))
+
+
+@decomposition_of(hyper_mix)
+def _(x: Array, y: Array, post: Array, comb: Array, *weights: Array,
+      **attrs: Any) -> tuple[Array, ...]:
+    (mixed,) = emit(x.builder, "hyper_post", x, y, post, comb)
+    return (mixed, *emit(x.builder, "hyper_pre", mixed, *weights, **attrs))
+
+
+@cost_of(hyper_mix)
+def _(ins: tuple[Any, ...], outs: tuple[Any, ...], **_: object) -> float:
+    assert hyper_post.cost is not None
+    assert hyper_pre.cost is not None
+    return hyper_post.cost(ins[:4], outs[:1]) + hyper_pre.cost((ins[0], *ins[4:]), outs[1:])
+
+
+for _n in (4, 2):
+    example(hyper_mix, TensorType((B, S, _n, 6)), TensorType((B, S, 6)), TensorType((B, S, _n)),
+            TensorType((B, S, _n, _n)), TensorType(((2 + _n) * _n, _n * 6)),
+            TensorType(((2 + _n) * _n,)), TensorType((3,)), TensorType((6,)), eps=1e-3,
+            hc_eps=2e-3, rounds=3)
+
 hyper_head = op("hyper_head", ("x", "fn", "base", "scale", "norm"),
                 attrs={"eps": float, "hc_eps": float}, composite=True)
 

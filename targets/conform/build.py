@@ -27,7 +27,7 @@ def check_build(target: Target, units: Mapping[str, Sequence[Unit]], scratch: Pa
     problem, found = _build(target, together, scratch)
     commands += found
     for op, some in kernels.items():
-        check = Check(op, "build", len(some), missing=target.missing.get(op, ""))
+        check = Check(op, "build", len(some), missing=target.lacking.get(op, ""))
         if problem and some:
             own, _ = _build(target, some, scratch)
             check.problems += [own] if own else []

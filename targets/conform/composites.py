@@ -18,6 +18,7 @@ from firstlight.ir.types import (
 )
 from firstlight.targets.conform.cases import Case, f32, i32
 from firstlight.targets.conform.data import (
+    balanced,
     constant,
     integers,
     outliers,
@@ -79,6 +80,12 @@ def _wide() -> Iterator[Case]:
                    long=True)
         yield Case("hyper_post", (streams, f32(B, S, 32), f32(B, S, n), f32(B, S, n, n)), {},
                    HOSTILE)
+    for n, width in ((2, 32), (4, 32), (4, 560)):   # a block of columns, and more
+        yield Case("hyper_mix", (f32(B, S, n, width), f32(B, S, width), f32(B, S, n),
+                                 f32(B, S, n, n), f32((2 + n) * n, n * width), f32((2 + n) * n),
+                                 f32(3), f32(width)),
+                   {"eps": 1e-6, "hc_eps": 1e-6, "rounds": 19}, HOSTILE, values={"fn": balanced},
+                   long=True)
     for given in (streams, f32(B, 1, 4, 32)):   # of all tokens, and of a call's last only
         yield Case("hyper_head", (given, f32(4, 128), f32(4), f32(1), f32(32)),
                    {"eps": 1e-6, "hc_eps": 1e-6}, HOSTILE)
@@ -120,6 +127,9 @@ def _attention(keys: StateType) -> Iterator[Case]:
     for rest in ((), (keys,), (keys, i32(B, S, 3))):
         yield Case("hybrid_attention", (*common, *rest), {"scale": 0.125}, (plain, zero_rows),
                    values={"index": integers(-1, 5)}, positions=POSITIONS)
+        yield Case("norm_rope_attention", (*common[:2], f32(width, codec="bf16"), *common[2:],
+                                           *rest), {"eps": 1e-6, "scale": 0.125},
+                   (plain, zero_rows), values={"index": integers(-1, 5)}, positions=POSITIONS)
     yield Case("hybrid_attention", common, {"scale": 0.125}, positions=(0, 9),
                values={"sink": constant(1e4)})
 

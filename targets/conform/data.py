@@ -55,6 +55,11 @@ def positive(random: Random, shape: tuple[int, ...]) -> Array:
     return np.exp(random.normal(0, 3, shape)).astype(np.float32)
 
 
+def balanced(random: Random, shape: tuple[int, ...]) -> Array:
+    """Weights of many columns, whose products are of the size of what they multiply."""
+    return (random.standard_normal(shape) * shape[-1] ** -0.5).astype(np.float32)
+
+
 def extreme(random: Random, shape: tuple[int, ...]) -> Array:
     """Minus infinity, large and tiny numbers among ordinary ones."""
     x = random.standard_normal(shape).astype(np.float32).reshape(-1)

@@ -35,7 +35,7 @@ def check_emit(target: Target, units: Mapping[str, Sequence[Unit]]) -> Iterator[
     limits = resource_limits(target.capabilities)
     seen: dict[str, list[str]] = {}
     for op, some in units.items():
-        check = Check(op, "emit", missing=target.missing.get(op, ""))
+        check = Check(op, "emit", missing=target.lacking.get(op, ""))
         for unit in some:
             if unit.problem:
                 check.problems.append(f"{unit.name}: {unit.problem}")

@@ -53,7 +53,7 @@ def check_run(target: Target, units: Mapping[str, Sequence[Unit]], scratch: Path
     left = [op for op, some in units.items() if any(u.kernels for u in some)]
     for op in units:
         if op not in left:
-            yield Check(op, "run", missing=target.missing.get(op, ""))
+            yield Check(op, "run", missing=target.lacking.get(op, ""))
     if target.emulate is None:
         yield from (Check(op, "run", skips=["not here: the target has no way to run kernels here"])
                     for op in left)
@@ -110,7 +110,7 @@ def _nothing_runs(target: Target) -> FirstlightError:
 
 
 def _check(target: Target, executor: Watched, op: str, units: Sequence[Unit]) -> Check:
-    check = Check(op, "run", missing=target.missing.get(op, ""),
+    check = Check(op, "run", missing=target.lacking.get(op, ""),
                   note=getattr(executor, "note", ""))
     errors: dict[str, Errors] = {}
     for unit in units:

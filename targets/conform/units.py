@@ -67,7 +67,7 @@ def units(target: Target, cases: Mapping[str, Sequence[Case]]) -> Iterator[Unit]
         kept = [case for case in some if _kept(case, target)]
         for case, (shape, sizes) in itertools.product(kept, SHAPES.items()):
             module = case.module(sizes)
-            if name in target.missing:
+            if name in target.lacking:
                 parts = _parts(target, module)
                 if parts is not None:
                     yield _unit(case, shape, "decomposed", parts, module,
@@ -107,9 +107,9 @@ def again(target: Target, unit: Unit) -> tuple[Kernel, ...]:
 def _parts(target: Target, module: Module) -> Module | None:
     """`module` without the composites that the target misses; None if it misses a primitive."""
     kept = frozenset(name for name, info in TABLE.items()
-                     if info.composite and name not in target.missing)
+                     if info.composite and name not in target.lacking)
     parts = decompose(module, kept)
-    return None if any(op.name in target.missing for op in parts["main"].ops) else parts
+    return None if any(op.name in target.lacking for op in parts["main"].ops) else parts
 
 
 def _native(override: Override, shape: str, module: Module) -> tuple[Kernel, ...]:

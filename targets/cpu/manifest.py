@@ -19,8 +19,8 @@ from firstlight.targets.cpu.toolchain import drivers
 # The ops with a hand-written kernel: the keys of `overrides.FACTORIES`, known without TVM.
 NATIVE = frozenset({
     "compress", "embedding", "expert_ffn", "group_linear", "hybrid_attention", "hyper_head",
-    "hyper_post", "hyper_pre", "index_select", "linear", "linears", "norm_rope", "rms_norm", "rope",
-    "route", "route_hash",
+    "hyper_mix", "hyper_post", "hyper_pre", "index_select", "linear", "linears", "norm_rope",
+    "norm_rope_attention", "rms_norm", "rope", "route", "route_hash",
 })
 
 

@@ -155,9 +155,12 @@ def _compress(name: str, op: Op, tokens: int, lanes: int) -> Kernel | None:
         codec=_state(entries).codec, lanes=lanes)
 
 
-def _hybrid_attention(name: str, op: Op, tokens: int, lanes: int) -> Kernel | None:
-    q, _, sink, freqs, ring, _, _, *more = op.operands
-    if not _small(sink):
+def _attention(name: str, op: Op, tokens: int, lanes: int) -> Kernel | None:
+    """hybrid_attention, and norm_rope_attention with a norm behind kv."""
+    q, _, *rest = op.operands
+    norm = rest.pop(0) if "eps" in op.attrs else None
+    sink, freqs, ring, _, _, *more = rest
+    if not _small(sink, *([norm] if norm else [])):
         return None
     heads, width = _inner(q)
     state = _state(more[0]) if more else None
@@ -169,7 +172,8 @@ def _hybrid_attention(name: str, op: Op, tokens: int, lanes: int) -> Kernel | No
         scale=op.attrs["scale"], sink=_codec(sink), entries=("none", "all", "picked")[len(more)],
         ratio=state.ratio if state else 0, capacity=state.rows if state else 0,
         k=_inner(more[1])[0] if len(more) == 2 else 0, tokens=_tokens(op, tokens),
-        codecs=codecs, lanes=lanes)
+        codecs=codecs, norm=_codec(norm) if norm else "", eps=op.attrs.get("eps", 0.0),
+        lanes=lanes)
 
 
 def _index_select(name: str, op: Op, tokens: int, lanes: int) -> Kernel | None:
@@ -190,6 +194,17 @@ def _hyper_pre(name: str, op: Op, tokens: int, lanes: int) -> Kernel | None:
     return hyper.hyper_pre(
         name, streams=streams, width=width, eps=op.attrs["eps"], hc_eps=op.attrs["hc_eps"],
         rounds=op.attrs["rounds"], codecs=tuple(map(_codec, weights)),
+        decode_only=_tokens(op, tokens) == 1, lanes=lanes)
+
+
+def _hyper_mix(name: str, op: Op, tokens: int, lanes: int) -> Kernel | None:
+    x, *_, fn, base, scale, norm = op.operands
+    if not _small(fn, base, scale, norm):
+        return None
+    streams, width = _inner(x)
+    return hyper.hyper_mix(
+        name, streams=streams, width=width, eps=op.attrs["eps"], hc_eps=op.attrs["hc_eps"],
+        rounds=op.attrs["rounds"], codecs=tuple(map(_codec, (fn, base, scale, norm))),
         decode_only=_tokens(op, tokens) == 1, lanes=lanes)
 
 
@@ -233,9 +248,10 @@ FACTORIES: dict[str, Factory] = {
     "linear": _linears, "linears": _linears, "group_linear": _group_linear,
     "embedding": _embedding, "expert_ffn": _expert_ffn, "rms_norm": _rms_norm,
     "norm_rope": _norm_rope, "rope": _rope, "compress": _compress,
-    "hybrid_attention": _hybrid_attention, "index_select": _index_select, "route": _route,
-    "route_hash": _route_hash,
+    "hybrid_attention": _attention, "norm_rope_attention": _attention,
+    "index_select": _index_select, "route": _route, "route_hash": _route_hash,
     "hyper_pre": _hyper_pre, "hyper_head": _hyper_head, "hyper_post": _hyper_post,
+    "hyper_mix": _hyper_mix,
 }
 PRODUCTS: dict[str, Callable[..., Kernel | None]] = {
     "expert_ffn": _expert_ffn, "group_linear": _group_linear, "linear": _linears,

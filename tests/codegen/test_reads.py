@@ -30,7 +30,7 @@ def test_own_kernels_of_norms_streams_and_attention_work_in_place():
     config = parse_config(BENCH)
     job = prepare(trace_model(config, config_types(config)), config.max_position_embeddings,
                   targets.find("cpu-x86-64-v3"), CompileOptions(chunk=32))  # fmt: skip
-    names = {"hybrid_attention", "hyper_post", "norm_rope", "rms_norm", "rope"}
+    names = {"hyper_mix", "hyper_post", "norm_rope_attention", "rms_norm", "rope"}
 
     def over(plan: Plan) -> Counter[str]:
         return Counter(step.op.name for step in plan.steps

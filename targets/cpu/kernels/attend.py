@@ -20,8 +20,9 @@ from typing import Any
 
 from firstlight.codegen.tvm_bridge import T
 from firstlight.targets.cpu.kernels.heads import Heads
+from firstlight.targets.cpu.kernels.norms import normalize
 from firstlight.targets.cpu.kernels.rope import table
-from firstlight.targets.cpu.kernels.schedule import parallel
+from firstlight.targets.cpu.kernels.schedule import loop, parallel
 from firstlight.targets.cpu.kernels.sums import (
     PARTS,
     Groups,
@@ -48,6 +49,7 @@ class Attend:
     Attributes:
         heads: H.
         block: heads that are worked on at once: those of one token, or of `tokens`.
+        eps: of the queries' norm, where they come as they were projected.
     """
 
     heads: int
@@ -59,6 +61,7 @@ class Attend:
     pairs: int
     q: Any
     o: Any
+    eps: float | None = None
 
     @property
     def tokens(self) -> int:
@@ -76,7 +79,7 @@ class Attend:
         """The token at position t."""
         sums = self._sums(1)
         groups = even_groups(self.block, T.int32(0), total_rows(sources))
-        sums.gather(self._panel(token), sources, T.int32(0), groups)
+        sums.gather(self._panel(token, lambda _: t), sources, T.int32(0), groups)
         turn = self._turn(t)
         with T.serial(self.heads) as head:
             self._finish(sums, turn, token, head, head, T.int32(1))
@@ -122,7 +125,7 @@ class Attend:
 
         sums = self._sums(1)
         groups = Groups(T.int32(0), total, near_groups + ceil_div(total - near, size), rows, seen)
-        panel = self._panel(first, (last - first + 1) * self.heads)
+        panel = self._panel(first, lambda which: position(first + which), last - first + 1)
         sums.gather(panel, every, T.int32(0), groups)
         with T.serial(last - first + 1) as which, T.If(visible[which] >= 0), T.Then():
             token = T.bind(first + which)
@@ -135,7 +138,7 @@ class Attend:
         tile = self.block.tile
         most_parts = min(PARTS, 2 * ceil_div(ceil_div(most, tile), 2 * PART_TILES))
         sums = self._sums(most_parts)
-        total, panel = total_rows(sources), self._panel(token)
+        total, panel = total_rows(sources), self._panel(token, lambda _: t, shared=True)
         tiles = settle(ceil_div(total, tile))
         share = settle(ceil_div(tiles, T.min(PARTS, 2 * ceil_div(tiles, 2 * PART_TILES))))
         parts = settle(ceil_div(tiles, share))
@@ -147,16 +150,39 @@ class Attend:
         with T.parallel(self.heads) as head:
             self._finish(sums, turn, token, head, head, parts)
 
-    def _panel(self, token: Expr, there: Expr | None = None) -> Any:
-        """Scaled queries from those of `token` on, [blocks][width][block]; `there` as for
-        `Heads.pack`."""
+    def _panel(self, first: Expr, position: Callable[[Expr], Expr], count: Expr | None = None,
+               shared: bool = False) -> Any:  # fmt: skip
+        """Scaled queries of `count` tokens from `first` on, [blocks][width][block].
+
+        Args:
+            position: of the first token, of the next ...
+            count: without, one.
+            shared: threads are free for this.
+        """
         block = self.block
         panel = T.alloc_buffer((block.blocks * block.panel_size,), "float32")
-        base = T.bind(wide(token) * (self.heads * block.width))
+        q, base = self.q, T.bind(wide(first) * (self.heads * block.width))
+        if self.eps is not None:
+            q, base = self._turned(base, position, 1 if count is None else count, shared), 0
         with T.serial(block.blocks) as part:
             place = T.bind(part * block.panel_size)
-            block.pack(self.q, base, part, panel, place, self.scale, there)
+            block.pack(q, base, part, panel, place, self.scale,
+                       None if count is None else count * self.heads)
         return panel
+
+    def _turned(self, base: Expr, position: Callable[[Expr], Expr], count: Expr,
+                shared: bool) -> Any:  # fmt: skip
+        """Queries of `count` tokens, normed and turned."""
+        width, lanes = self.block.width, self.block.lanes
+        out = T.alloc_buffer((self.block.heads * width,), "float32")
+        with T.serial(count) as which:
+            turn = table(self.freqs, self.pairs, position(which), lanes)
+            heads = loop(self.heads, self.heads * width) if shared else T.serial(self.heads)
+            with heads as head:
+                row = T.bind((which * self.heads + head) * width)
+                normalize(self.q, base + row, out, row, width, self.eps, lanes)
+                turn.rotate(out, row + (width - 2 * self.pairs), lanes)
+        return out
 
     def _sums(self, parts: int) -> Sums:
         return Sums(self.block, parts, lambda head: decode(

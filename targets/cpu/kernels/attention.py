@@ -9,21 +9,37 @@ threads nor chunks change a result.
 
 from __future__ import annotations
 
+from typing import Any
+
 from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.tvm_bridge import T, prim_func
 from firstlight.targets.cpu.kernels.attend import Attend
 from firstlight.targets.cpu.kernels.heads import Heads
+from firstlight.targets.cpu.kernels.norms import normalize
+from firstlight.targets.cpu.kernels.rope import table
 from firstlight.targets.cpu.kernels.rows import StoredRows
 from firstlight.targets.cpu.kernels.sums import Rows
-from firstlight.targets.cpu.kernels.vecmath import STORAGE, Cell, Expr, ceil_div, flat, put, wide
+from firstlight.targets.cpu.kernels.vecmath import (
+    STORAGE,
+    Cell,
+    Expr,
+    ceil_div,
+    decode,
+    flat,
+    put,
+    wide,
+)
 
 
 def hybrid_attention(
     name: str, *, heads: int, width: int, window: int, pairs: int, scale: float, sink: str = "f32",
     entries: str = "none", ratio: int = 0, capacity: int = 0, k: int = 0, tokens: int = 0,
-    codecs: tuple[str, str] = ("f32", "f32"), lanes: int = 8,
+    codecs: tuple[str, str] = ("f32", "f32"), norm: str = "", eps: float = 0.0, lanes: int = 8,
 ) -> Kernel:  # fmt: skip
     """q[S,H,c], kv[S,c], sink[H], freqs, ring, slot, pos, [entries, [idx[S,k]]] -> o[S,H,c].
+
+    With `norm`, a weight of c behind kv, both come as they were projected: queries are normed and
+    turned as they are packed, keys before they are stored.
 
     Args:
         heads, width, pairs: H, c, and half the number of turned values.
@@ -35,6 +51,7 @@ def hybrid_attention(
         k: width of idx.
         tokens: most tokens of a call; of 1 the rows are shared among the threads.
         codecs: of ring and entries.
+        norm, eps: how the weight of the keys' norm is stored, and what is added to mean squares.
     """
     block = Heads(heads, width, lanes)
     recent, old = (StoredRows(codec, width, lanes) for codec in codecs)
@@ -42,7 +59,9 @@ def hybrid_attention(
         raise ValueError(f"entries={entries!r}: none, all or picked")
 
     def body(*args: Expr) -> None:
-        q_, kv_, sink_, freqs_, ring_, slot_, pos_, *more, o_, S = args
+        q_, kv_, *args = args
+        norm_, args = (args[:1], args[1:]) if norm else ([], args)
+        sink_, freqs_, ring_, slot_, pos_, *more, o_, S = args
         q, kv, freqs, ring, o = flat(q_), flat(kv_), flat(freqs_), recent.flat(ring_), flat(o_)
         sinks = flat(sink_, STORAGE[sink])
         slot = T.bind(wide(flat(slot_, "int32")[0]))
@@ -51,7 +70,18 @@ def hybrid_attention(
         memory = old.flat(more[0]) if more else None
         index = flat(more[1], "int32") if len(more) > 1 else None
         entries_base = T.bind(slot * (capacity * old.size))
-        core = Attend(heads, block, scale, sink, sinks, freqs, pairs, q, o)
+        core = Attend(heads, block, scale, sink, sinks, freqs, pairs, q, o, eps if norm else None)
+
+        def key(token: Expr) -> tuple[Any, Expr]:
+            """The key of a token as it is stored: a buffer, and its place there."""
+            base = T.bind(wide(token) * width)
+            if not norm:
+                return kv, base
+            turned, weight = T.alloc_buffer((width,), "float32"), flat(norm_[0], STORAGE[norm])
+            normalize(kv, base, turned, 0, width, eps, lanes,
+                      lambda i, n: decode(weight, norm, i, n))
+            table(freqs, pairs, pos + token, lanes).rotate(turned, width - 2 * pairs, lanes)
+            return turned, T.int64(0)
 
         def entry_rows(token: Expr) -> list[Rows]:
             if memory is None:
@@ -92,17 +122,17 @@ def hybrid_attention(
 
         most = {"none": 0, "all": capacity, "picked": k}[entries]
         if tokens == 1:
-            recent.store(kv, T.int64(0), ring, place(pos))
+            recent.store(*key(T.int32(0)), ring, place(pos))
             seen = Rows(recent, ring, ring_base, T.bind(T.min(pos + 1, window)),
                         lambda j: (T.max(pos + 1 - window, 0) + j) % window)
             core.together(T.int32(0), pos, [seen, *entry_rows(T.int32(0))], window + most)
             return
 
         own = kv
-        if recent.codec != "f32":
+        if norm or recent.codec != "f32":
             own = T.alloc_buffer((tokens * recent.size,), recent.dtype)
             with T.parallel(S) as token:
-                recent.store(kv, T.bind(wide(token) * width), own, wide(token) * recent.size)
+                recent.store(*key(token), own, wide(token) * recent.size)
 
         def recent_rows(first: Expr, last: Expr) -> list[Rows]:
             """Of the positions that any of the tokens first .. last sees."""
@@ -141,8 +171,10 @@ def hybrid_attention(
             token = T.bind(T.max(S - window, 0) + i)
             recent.copy(own, T.bind(wide(token) * recent.size), ring, place(pos + token))
 
-    pointers = [("q", "float32"), ("kv", "float32"), ("sink", STORAGE[sink]), ("freqs", "float32"),
-                ("ring", recent.dtype), ("slot", "int32"), ("pos", "int32")]  # fmt: skip
+    pointers = [("q", "float32"), ("kv", "float32")]
+    pointers += [("norm", STORAGE[norm])] if norm else []
+    pointers += [("sink", STORAGE[sink]), ("freqs", "float32"), ("ring", recent.dtype),
+                 ("slot", "int32"), ("pos", "int32")]
     pointers += [("entries", old.dtype)] if entries != "none" else []
     pointers += [("idx", "int32")] if entries == "picked" else []
     operands = len(pointers)

@@ -7,7 +7,7 @@ from typing import Any
 from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.tvm_bridge import T, prim_func
 from firstlight.ir.composites.moe import TINY
-from firstlight.targets.cpu.kernels.dots import dot_tile, for_tokens, matvec
+from firstlight.targets.cpu.kernels.dots import Columns, dot_tile, for_tokens, matvec
 from firstlight.targets.cpu.kernels.schedule import loop
 from firstlight.targets.cpu.kernels.vecmath import (
     STORAGE,
@@ -60,10 +60,15 @@ def route(
 
         if decode_only:
             z = T.alloc_buffer((experts,), "float32")
-            matvec(x, w, gate, experts, width, z, lanes)
+            matvec(x, w, gate, experts, Columns(width), z, lanes)
             finish(T.int32(0), z, 0)
-        else:
-            for_tokens(x, w, gate, experts, width, S, lanes, finish)
+            return
+
+        def each(first: Expr, count: Expr, z: Any) -> None:
+            with T.serial(count) as t:
+                finish(first + t, z, t * experts)
+
+        for_tokens(x, w, gate, experts, Columns(width), S, lanes, each)
 
     pointers = [("x", "float32"), ("gate", STORAGE[gate]), ("bias", STORAGE[bias]),
                 ("idx", "int32"), ("weights", "float32")]  # fmt: skip

@@ -154,7 +154,7 @@ def test_a_wrong_kernel_is_found_in_a_model(tmp_path, monkeypatch):
         wrong = Op(op.name, op.operands, {**op.attrs, "eps": op.attrs["eps"] + 1e-3}, op.results)
         return generic_kernel(name, wrong, Module())
 
-    planted = replace(CPU, overrides=lambda: {**CPU.overrides(), "norm_rope": off})
+    planted = replace(CPU, overrides=lambda: {**CPU.overrides(), "norm_rope_attention": off})
     monkeypatch.setattr(model, "PATTERNS", {"window": "w"})
     foreign = replace(planted, launcher="none-is-here")
     for target, wanted, through in ((CPU, "passed", "launcher"), (planted, "failed", "launcher"),

@@ -9,7 +9,7 @@ from firstlight.ir import composites, rows  # noqa: F401  (fills the op table)
 from firstlight.ir.registry import lookup
 from firstlight.ir.types import StateType, kv_fp8
 from firstlight.targets.cpu.kernels.attention import hybrid_attention
-from support.kernel_call import LANES, Compiled, aligned, products
+from support.kernel_call import LANES, Compiled, aligned, products, to_bf16
 
 # heads, width, window, pairs
 SHAPES = [(3, 24, 5, 4), (16, 64, 16, 32), (20, 21, 8, 1), (1, 16, 2, 8), (33, 8, 1, 2),
@@ -179,3 +179,42 @@ def test_loops_do_not_spill(codec, tokens, lanes):
     loops = list(products(kernel, lanes))
     assert len(loops) >= 2, "scores and mix"
     assert not [loop for loop in loops if "%rsp" in loop]
+
+
+@pytest.mark.parametrize("lanes", LANES)
+@pytest.mark.parametrize("codec", ["f32", "bf16"])
+@pytest.mark.parametrize("cuts", [[1] * 9, [1, 2, 11, 3], [32, 7, 32]])
+@pytest.mark.parametrize(("heads", "norm"), [(3, "f32"), (16, "bf16"), (32, "f16")])
+def test_queries_and_keys_as_they_were_projected(heads, norm, cuts, codec, lanes):
+    """Against the numpy meaning in float64, alone, among neighbours and shared by threads."""
+    width, window, pairs = 80, 9, 8
+    attrs = {"eps": 1e-3, "scale": width**-0.5}
+    kernel = Compiled(hybrid_attention(
+        "k", heads=heads, width=width, window=window, pairs=pairs, entries="all", ratio=RATIO,
+        capacity=CAPACITY, tokens=max(cuts), codecs=(codec, codec), norm=norm, lanes=lanes,
+        **attrs), lanes)  # fmt: skip
+    rng = np.random.default_rng(heads)
+    ring, old = stored(np.zeros((1, window, width), np.float32), codec)
+    entries, decoded = stored(rng.standard_normal((1, CAPACITY, width), np.float32), codec)
+    weight = (rng.standard_normal(width) + 1).astype(np.float16).astype(np.float32)
+    bits, weight = to_bf16(weight) if norm == "bf16" else (
+        weight.astype({"f16": np.float16, "f32": np.float32}[norm]), weight)
+    sink = rng.standard_normal(heads).astype(np.float32)
+    freqs = (100.0 ** -(np.arange(pairs) / pairs)).astype(np.float32)
+    slot, pos, known = np.zeros(1, np.int32), 0, old.astype(np.float64)
+    types = (*[None] * 5, StateType("ring", width, window, codec=codec), None, None,
+             StateType("entries", width, ratio=RATIO, codec=codec))
+    for tokens in cuts:
+        q = 30 * rng.standard_normal((1, tokens, heads, width), np.float32)
+        kv = rng.standard_normal((1, tokens, width), np.float32)
+        kv[0, 0, 3], q[0, -1, 0] = 1e3, 0
+        at = np.array([pos], np.int32)
+        want, known = lookup("norm_rope_attention").reference(
+            q.astype(np.float64), kv.astype(np.float64), weight.astype(np.float64), sink, freqs,
+            known, slot, at, decoded.astype(np.float64), types=types, **attrs)  # fmt: skip
+        (got,) = kernel([q, kv, bits, sink, freqs, ring, slot, at, entries], [q], tokens)
+        assert np.abs(got - want).max() < (2e-5 if codec == "f32" else 0.02)
+        now = ring if codec == "f32" else rows.decode(ring, width, codec)
+        np.testing.assert_allclose(now, known, rtol=0 if codec == "f32" else 0.01, atol=1e-5)
+        known = now.astype(np.float64)      # a value between two codes may go either way
+        pos += tokens
