@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -36,7 +36,7 @@ class FuseAcrossCalls(Pass):
         made: dict[_Key, Function] = {}
         out = module
         for function in module:
-            links = dict(_links(function, module))
+            links = tuple(_links(function, out))
             if links:
                 out = _rebuild(function, out, links, made)
         return drop_uncalled(ordered(out), module)
@@ -44,18 +44,19 @@ class FuseAcrossCalls(Pass):
 
 @dataclass(frozen=True)
 class _Link:
-    """A call whose result is what another begins with; the ops that become one in the two."""
+    """Two calls, and the ops that become one: the last of the one's, the first of the other's."""
 
     giver: Op
     last: Op
+    taker: Op
     first: Op
 
 
 _Key = tuple[str, bool, str]
 
 
-def _links(function: Function, module: Module) -> Iterator[tuple[Op, _Link]]:
-    """(a call that begins with streams of another, that one)."""
+def _links(function: Function, module: Module) -> Iterator[_Link]:
+    """A call may be the first of one link and the second of another."""
     producers, taken = function.producers(), set[Op]()
     for op in function.ops:
         first = _first(module[str(op.attrs["callee"])]) if op.name == "call" else None
@@ -69,7 +70,7 @@ def _links(function: Function, module: Module) -> Iterator[tuple[Op, _Link]]:
         last = callee.producers().get(callee.results[giver.results.index(streams)])
         if last is not None and last.name == BEFORE and all(w in function.args for w in weights):
             taken.add(giver)
-            yield op, _Link(giver, last, first)
+            yield _Link(giver, last, op, first)
 
 
 def _first(function: Function) -> Op | None:
@@ -85,27 +86,27 @@ def _outside(call: Op, op: Op, module: Module) -> list[Value]:
     return [call.operands[args.index(v)] for v in op.operands]
 
 
-def _rebuild(function: Function, module: Module, links: Mapping[Op, _Link],
+def _rebuild(function: Function, module: Module, links: Sequence[_Link],
              made: dict[_Key, Function]) -> Module:
     """The module with the function's linked calls replaced."""
-    gives = {link.giver: (taker, link) for taker, link in links.items()}
+    takes, gives = {link.taker: link for link in links}, {link.giver: link for link in links}
     builder = Builder(function.name, module)
     values = {arg: builder.arg(arg.type, arg.loc) for arg in function.args}
     handed: dict[Op, tuple[Value, ...]] = {}
     for op in function.ops:
-        link, (taker, given) = links.get(op), gives.get(op, (None, None))
-        if link is None and given is None:
+        taken, given = takes.get(op), gives.get(op)
+        if taken is None and given is None:
             new = builder.emit(op.name, *[values[v] for v in op.operands], loc=op.loc, **op.attrs)
             values.update(zip(op.results, new.results, strict=True))
             continue
         callee = module[str(op.attrs["callee"])]
         operands = [values[v] for arg, v in zip(callee.args, op.operands, strict=True)
-                    if arg not in _unread(callee, link)]
-        if link is not None:
-            operands += handed[link.giver]
+                    if arg not in _unread(callee, taken)]
+        if taken is not None:
+            operands += handed[taken.giver]
         if given is not None:
-            operands += [values[w] for w in _outside(taker, given.first, module)[1:]]
-        variant = _variant(callee, builder.module, link, given, made)
+            operands += [values[w] for w in _outside(given.taker, given.first, module)[1:]]
+        variant = _variant(callee, builder.module, taken, given, made)
         builder.module = builder.module.with_function(variant)
         new = builder.emit("call", *operands, loc=op.loc, callee=variant.name)
         count = len(op.results)
@@ -114,38 +115,37 @@ def _rebuild(function: Function, module: Module, links: Mapping[Op, _Link],
     return builder.module.with_function(builder.finish(*[values[v] for v in function.results]))
 
 
-def _unread(function: Function, link: _Link | None) -> set[Value]:
+def _unread(function: Function, taken: _Link | None) -> set[Value]:
     """Arguments that nobody reads when the first op is done elsewhere."""
-    if link is None:
+    if taken is None:
         return set()
-    others = {v for op in function.ops if op is not link.first for v in op.operands}
-    return set(link.first.operands) - others - set(function.results)
+    others = {v for op in function.ops if op is not taken.first for v in op.operands}
+    return set(taken.first.operands) - others - set(function.results)
 
 
-def _variant(function: Function, module: Module, link: _Link | None, given: _Link | None,
+def _variant(function: Function, module: Module, taken: _Link | None, given: _Link | None,
              made: dict[_Key, Function]) -> Function:
-    """The function without its first op, whose results it is given, and with the next's."""
+    """The function without its first op, whose results are arguments, and with the next one's."""
     next_ = "" if given is None else f"{given.first.attrs} {[v.type for v in given.first.operands]}"
-    key = (function.name, link is not None, next_)
+    key = (function.name, taken is not None, next_)
     if key in made:
         return made[key]
     names = (f"{function.name}_{i}" for i in range(len(module.functions) + 1))
     builder = Builder(next(n for n in names if n not in module.functions), module)
-    dropped = _unread(function, link)
+    dropped = _unread(function, taken)
     values = {arg: builder.arg(arg.type, arg.loc) for arg in function.args if arg not in dropped}
-    if link is not None:
-        values.update((v, builder.arg(v.type, v.loc)) for v in link.first.results)
-    weights = [] if given is None else [builder.arg(v.type, v.loc)
-                                        for v in given.first.operands[1:]]
+    if taken is not None:
+        values.update((v, builder.arg(v.type, v.loc)) for v in taken.first.results)
     more: tuple[Value, ...] = ()
     for op in function.ops:
-        if link is not None and op is link.first:
+        if taken is not None and op is taken.first:
             continue
         operands = [values[v] for v in op.operands]
         if given is not None and op is given.last:
-            first, *more = builder.emit(JOINT, *operands, *weights, loc=op.loc,
-                                        **given.first.attrs).results
-            values[op.result] = first
+            weights = [builder.arg(v.type, v.loc) for v in given.first.operands[1:]]
+            values[op.result], *rest = builder.emit(JOINT, *operands, *weights, loc=op.loc,
+                                                    **given.first.attrs).results
+            more = tuple(rest)
             continue
         new = builder.emit(op.name, *operands, loc=op.loc, **op.attrs)
         values.update(zip(op.results, new.results, strict=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import tempfile
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -87,7 +87,7 @@ def _value(kind: Any, text: str) -> Any:
     return tuple(filter(None, text.split("+")))
 
 
-def pipeline_for(native: Set[str]) -> str:
+def pipeline_for(native: frozenset[str]) -> str:
     """What is done where no pipeline is given, for a target that has these ops."""
     joints = [p.name for p in JOINTS if native.issuperset(p.rules)]
     return ",".join([PIPELINE, *joints])

@@ -170,7 +170,7 @@ def _(x: TensorType, y: TensorType, post: TensorType, comb: TensorType, *weights
     assert hyper_post.shape is not None
     assert hyper_pre.shape is not None
     mixed = hyper_post.shape(x, y, post, comb)
-    return (mixed, *hyper_pre.shape(mixed, *weights, **attrs))  # type: ignore[return-value, misc]
+    return (mixed, *hyper_pre.shape(mixed, *weights, **attrs))  # type: ignore[arg-type, misc]
 
 
 @reference_of(hyper_mix)

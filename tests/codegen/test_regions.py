@@ -48,6 +48,6 @@ def test_an_artifact_tells_those_of_every_kernel(tiny_artifact):
     with load(tiny_artifact, threads=1) as model:
         assert set(found) == set(model.program.kernels)
     kinds = {name.rsplit("_", 1)[0] for name, chunks in found.items() if chunks}
-    assert {"linear", "expert_ffn", "hybrid_attention"} <= kinds
+    assert {"linear", "expert_ffn", "norm_rope_attention"} <= kinds
     for chunks in found.values():
         assert all(size is None or value(size, 1) >= 0 for size in chunks)
