@@ -162,7 +162,7 @@ def readable_onnx(path: Path) -> bytes:
 
 
 def _fused_module(path: Path) -> Any:
-    """The module as kernels are chosen for it. Of an artifact: traced again, from its config."""
+    """The module after the passes. Of an artifact: traced again, from its config."""
     from firstlight.frontend.checkpoint import read_checkpoint, read_config
     from firstlight.frontend.config import parse_config
     from firstlight.frontend.model import config_types, trace_model, weight_types

@@ -62,16 +62,17 @@ class Column:
         seconds, steps = median(self.seconds), np.median(self.steps, axis=0)
         bound = sum(c.limit(read, adds) for c in self.costs)
 
-        def share(op: str) -> float:
+        def share(*ops: str) -> float:
             some = [(c.limit(read, adds), s) for c, s in zip(self.costs, steps, strict=True)
-                    if c.op == op]
+                    if c.op in ops]
             return sum(limit for limit, _ in some) / sum(s for _, s in some)
 
         tensors = self.bench.model.manifest.state
         return {
             "depth": self.depth, "state": self.name, "tokens_per_second": 1 / seconds,
             "bound": 1 / bound, "of_bound": bound / seconds, "index": share("index_select"),
-            "attention": share("hybrid_attention"), "read": read, "multiply_add": adds,
+            "attention": share("hybrid_attention", "norm_rope_attention"),
+            "read": read, "multiply_add": adds,
             "state_bytes": sum(t.used_rows(self.depth) * t.row_bytes for t in tensors),
             "bytes": _sum(self.costs, "bytes"), "flops": _sum(self.costs, "flops"),
         }

@@ -270,9 +270,9 @@ class Target:
     @property
     def lacking(self) -> Mapping[str, str]:
         """op -> why the target does not have it: `missing`, and joints that it has no kernel of."""
-        joints = {name: "its parts have kernels" for name, info in TABLE.items()
-                  if info.joint and name not in self.capabilities.native}
-        return {**joints, **self.missing}
+        joints = {name for name, info in TABLE.items() if info.joint}
+        why = "a joint, which only chips with a kernel for it get"
+        return {**dict.fromkeys(joints - self.capabilities.native, why), **self.missing}
 
     def support(self, op: str) -> Support:
         """How the target has one op."""

@@ -15,7 +15,8 @@ from firstlight.ir.registry import TABLE
 from firstlight.ir.types import StateType, TensorType, Type
 from firstlight.passes.plan_memory import Step
 
-READERS = frozenset({"hybrid_attention", "index_select", "ring_read", "entries_read"})
+READERS = frozenset({"hybrid_attention", "norm_rope_attention", "index_select", "ring_read",
+                     "entries_read"})
 """They read the rows of a state; others touch as many as a call writes."""
 FLOAT = 4
 """Bytes of a number in a state."""

@@ -52,24 +52,24 @@ class _Link:
     first: Op
 
 
-_Key = tuple[str, bool, str]
+_Key = tuple[str, bool, "Op | None", str]
 
 
 def _links(function: Function, module: Module) -> Iterator[_Link]:
     """A call may be the first of one link and the second of another."""
-    producers, taken = function.producers(), set[Op]()
+    producers, givers = function.producers(), set[Op]()
     for op in function.ops:
         first = _first(module[str(op.attrs["callee"])]) if op.name == "call" else None
         if first is None:
             continue
         streams, *weights = _outside(op, first, module)
         giver = producers.get(streams)
-        if giver is None or giver.name != "call" or giver in taken:
+        if giver is None or giver.name != "call" or giver in givers:
             continue
         callee = module[str(giver.attrs["callee"])]
         last = callee.producers().get(callee.results[giver.results.index(streams)])
         if last is not None and last.name == BEFORE and all(w in function.args for w in weights):
-            taken.add(giver)
+            givers.add(giver)
             yield _Link(giver, last, op, first)
 
 
@@ -127,7 +127,7 @@ def _variant(function: Function, module: Module, taken: _Link | None, given: _Li
              made: dict[_Key, Function]) -> Function:
     """The function without its first op, whose results are arguments, and with the next one's."""
     next_ = "" if given is None else f"{given.first.attrs} {[v.type for v in given.first.operands]}"
-    key = (function.name, taken is not None, next_)
+    key = (function.name, taken is not None, given.last if given else None, next_)
     if key in made:
         return made[key]
     names = (f"{function.name}_{i}" for i in range(len(module.functions) + 1))

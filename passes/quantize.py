@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -100,9 +101,13 @@ class _Copies:
         if key not in self._names:
             callees = {op: self._callee(op, dict(zip(function.args, types, strict=True)))
                        for op in function.ops if op.name in CALLS}
-            same = sum(name == function.name for name, _ in self._names)
-            self._names[key] = function.name + (f"_{same}" if same else "")
-            self._build(self._names[key], function, types, callees)
+            name = function.name
+            if any(known == name for known, _ in self._names):      # copies of other types
+                free = (f"{name}_{i}" for i in itertools.count(1))
+                name = next(n for n in free
+                            if n not in self.source.functions and n not in self.done.functions)
+            self._names[key] = name
+            self._build(name, function, types, callees)
         return self._names[key]
 
     def _callee(self, op: Op, types: Mapping[Value, Type]) -> str:

@@ -46,6 +46,8 @@ def test_states_are_read_as_far_as_an_op_looks():
     assert work("hybrid_attention", *common, ENTRIES, scale=1.0).state == (8 + 10) * row
     picked = work("hybrid_attention", *common, ENTRIES, TensorType((B, S, 2), "i32"), scale=1.0)
     assert picked.state == (8 + 4 * 2) * row
+    normed = (*common[:2], TensorType((32,), "f32"), *common[2:], ENTRIES)
+    assert work("norm_rope_attention", *normed, eps=1e-6, scale=1.0).state == (8 + 10) * row
     assert work("ring_write", RING, kv, I32, I32).state == 4 * row
     assert work("ring_read", RING, I32, I32).state == 8 * row
 

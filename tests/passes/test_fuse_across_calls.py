@@ -17,15 +17,20 @@ from support.random_models import random_config
 
 N, D = 2, 6
 ATTRS = {"eps": 1e-3, "hc_eps": 2e-3, "rounds": 2}
-WEIGHTS = (TensorType(((2 + N) * N, N * D)), TensorType(((2 + N) * N,)), TensorType((3,)),
-           TensorType((D,)))
+WEIGHTS = tuple(TensorType(shape, "f32", "f32")
+                for shape in (((2 + N) * N, N * D), ((2 + N) * N,), (3,), (D,)))
 
 
-def sublayer(name: str, twice: bool = False, scaled: bool = False) -> Function:
-    """Streams and weights -> streams; `twice` begins with two mixers, `scaled` ends with a mul."""
+def sublayer(name: str, twice: bool = False, scaled: bool = False, codec: str = "f32") -> Function:
+    """Streams and weights -> streams; `twice` begins with two mixers, `scaled` ends with a mul.
+
+    codec: of the scales and the norm's weight.
+    """
     b = Builder(name)
+    types = (tensor(B, S, N, D), *WEIGHTS[:2], TensorType((3,), "f32", codec),
+             TensorType((D,), "f32", codec))
     x, *weights = (Array(b, b.arg(t, n)) for t, n in zip(
-        (tensor(B, S, N, D), *WEIGHTS), ("x", "fn", "base", "scale", "norm"), strict=True))
+        types, ("x", "fn", "base", "scale", "norm"), strict=True))
     u, post, comb = emit(b, "hyper_pre", x, *weights, **ATTRS)
     if twice:
         u = u + emit(b, "hyper_pre", x, *weights, **{**ATTRS, "rounds": 1})[0]
@@ -34,9 +39,10 @@ def sublayer(name: str, twice: bool = False, scaled: bool = False) -> Function:
 
 
 def chain(*names: str, functions: tuple[Function, ...], read: int = -1,
-          shared: bool = False) -> Module:
+          shared: bool = False, breaks: tuple[int, ...] = ()) -> Module:
     """Calls one after the other, each with weights of its own; the result `read` is one, too.
 
+    breaks: calls before which streams are scaled.
     shared: weights of the last call are computed by the first.
     """
     module = Module({f.name: f for f in functions})
@@ -44,9 +50,10 @@ def chain(*names: str, functions: tuple[Function, ...], read: int = -1,
     x = Array(b, b.arg(tensor(B, S, N, D), "x"))
     results = []
     for i, name in enumerate(names):
-        weights = [Array(b, b.arg(t, f"w{i}")) for t in WEIGHTS]
+        weights = [Array(b, b.arg(v.type, f"w{i}")) for v in module[name].args[1:]]
         if shared and i == len(names) - 1:
             weights[2] = weights[2] + 1.0
+        x = x * 1.5 if i in breaks else x
         (x,) = emit(b, "call", x, *weights, callee=name)
         results.append(x.value)
     more = [] if read < 0 else [results[read]]
@@ -87,7 +94,7 @@ def test_one_function_in_three_surroundings() -> None:
 
 
 @pytest.mark.parametrize(("second", "options"), [
-    (sublayer("b", twice=True), {}), (sublayer("b"), {"shared": True}),
+    (sublayer("b", twice=True), {}), (sublayer("b", codec=""), {"shared": True}),
 ])
 def test_what_cannot_be_done_before_stays(second: Function, options: dict[str, bool]) -> None:
     before = chain("a", "b", functions=(sublayer("a"), second), **options)
@@ -127,3 +134,57 @@ def test_legalize_gives_the_parts_back(tmp_path: Path) -> None:
     parts = Legalize(("hyper_pre", "hyper_post")).run(after)
     assert "hyper_mix" not in census(parts)
     assert difference(before, parts, "score") <= 2e-5
+
+
+def test_the_next_functions_weights_may_differ() -> None:
+    functions = (sublayer("a"), sublayer("b"), sublayer("c", codec="bf16"))
+    before = chain("a", "b", "a", "c", functions=functions)
+    after = run_pipeline(before, [FuseAcrossCalls()])
+    assert mixers(after) == {"hyper_pre": 1, "hyper_mix": 3, "hyper_post": 1}
+    assert difference(before, after) <= 1e-5
+
+
+def test_two_results_of_a_function_that_go_on() -> None:
+    """Each of its two streams is mixed in another call."""
+    b = Builder("two")
+    x, *weights = (Array(b, b.arg(t)) for t in (tensor(B, S, N, D), *WEIGHTS))
+    u, post, comb = emit(b, "hyper_pre", x, *weights, **ATTRS)
+    outs = [emit(b, "hyper_post", x, u * factor, post, comb)[0].value for factor in (0.5, 3.0)]
+    module = Module({"two": b.finish(*outs), "b": sublayer("b")})
+    b = Builder("main", module)
+    x, results = Array(b, b.arg(tensor(B, S, N, D), "x")), []
+    for which in (0, 1):
+        one, other = ([Array(b, b.arg(t)) for t in WEIGHTS] for _ in range(2))
+        streams = emit(b, "call", x, *one, callee="two")
+        results += [emit(b, "call", streams[which], *other, callee="b")[0].value]
+    before = module.with_function(b.finish(*results))
+    after = run_pipeline(before, [FuseAcrossCalls()])
+    assert mixers(after)["hyper_mix"] == 2
+    assert difference(before, after) <= 1e-5
+
+
+def test_calls_inside_a_call() -> None:
+    functions = (sublayer("a"), sublayer("b"))
+    b = Builder("outer", Module({f.name: f for f in functions}))
+    x = Array(b, b.arg(tensor(B, S, N, D), "x"))
+    own, *inner = ([Array(b, b.arg(t)) for t in WEIGHTS] for _ in range(3))
+    u, post, comb = emit(b, "hyper_pre", x, *own, **ATTRS)
+    for name, weights in zip("ab", inner, strict=True):
+        (x,) = emit(b, "call", x, *weights, callee=name)
+    outer = b.finish(emit(b, "hyper_post", x, u, post, comb)[0].value)
+    before = chain("a", "outer", "b", functions=(*functions, outer))
+    after = run_pipeline(before, [FuseAcrossCalls()])
+    assert mixers(after) == {"hyper_pre": 1, "hyper_mix": 2, "hyper_post": 1}
+    inside = [f for f in after if f.name != "main" and any(op.name == "call" for op in f.ops)]
+    assert any("hyper_mix" in census(after[str(op.attrs["callee"])])
+               for f in inside for op in f.ops if op.name == "call")
+    assert difference(before, after) <= 1e-5
+
+
+def test_copies_of_quantize_have_names_of_their_own() -> None:
+    """A function is called joined and alone, and two weights get another codec."""
+    before = chain(*"aaaaa", functions=(sublayer("a"),), breaks=(3, 4))
+    step = "quantize{codecs=w4=bf16}"
+    one, two = run_pipeline(before, step), run_pipeline(before, f"fuse-across-calls,{step}")
+    assert mixers(two)["hyper_mix"] == 2
+    assert difference(one, two) <= 1e-5

@@ -9,7 +9,7 @@ from firstlight.ir.decompose import decompose
 from firstlight.ir.registry import TABLE
 from firstlight.passes import PIPELINE, run_pipeline
 from firstlight.passes.fuse_attention_inputs import FuseAttentionInputs
-from support.modules import Change, composite, difference, mutate, replaced, scaled, traced, turned
+from support.modules import Change, composite, difference, mutate, replaced, scaled, traced
 from support.random_models import random_config
 
 PARTS = frozenset({"norm_rope", "hybrid_attention"})
@@ -27,14 +27,12 @@ def test_text_and_meaning(golden, example: int) -> None:
 
 @pytest.mark.parametrize("change", [
     replaced("norm_rope", "norm_rope", 0, eps=2e-3), replaced("norm_rope", "norm_rope", 1, eps=0.5),
-    scaled("norm_rope", 0), scaled("norm_rope", 1), scaled("add"), turned("hybrid_attention"),
+    scaled("norm_rope", 0), scaled("norm_rope", 1), replaced("add", "sub"),
 ])
 def test_other_inputs_stay(change: Change) -> None:
     whole = decompose(composite("norm_rope_attention", 1), PARTS)
-    try:
-        before = mutate(whole, change)
-    except Exception:       # operands that do not fit are no module at all
-        return
+    before = mutate(whole, change)
+    assert difference(whole, before) > 1e-4, "the change changes nothing"
     after = run_pipeline(before, [FuseAttentionInputs()])
     assert "norm_rope_attention" not in census(after)
     assert difference(before, after) <= 1e-5

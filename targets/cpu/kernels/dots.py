@@ -40,6 +40,7 @@ class Columns:
     """Columns [pieces][width] of x and w, of which a product takes `size` of each piece at a time.
 
     Attributes:
+        size: 0 for all of a piece.
         prepare: (token, first, count) called before these columns of a token's pieces are read; it
             may be what writes them.
     """

@@ -21,8 +21,8 @@ from firstlight.targets.cpu.kernels.vecmath import (
 
 
 def together(n: int, tokens: int, lanes: int) -> int:
-    """How many tokens of at most `tokens` a vector holds a line of n values of."""
-    if n & (n - 1):         # lanes are joined in halves
+    """How many of `tokens` tokens share a vector, n lanes each."""
+    if n & (n - 1):         # `_each` joins halves
         return 1
     return min(tokens, max(1, lanes // n))
 
@@ -64,7 +64,8 @@ def sinkhorn(matrices: Any, at: Expr, apart: int, n: int, tokens: int, hc_eps: f
 
 
 def _each(v: Expr, n: int, lanes: int, join: Callable[[Expr, Expr], Expr]) -> Expr:
-    """`join` of n lanes after the other, in each of them; in the order of `across`."""
+    """In every lane the `join` of its n neighbours, lanes 0 .. n - 1 and so on, in the order of
+    `across`."""
     if n == lanes:
         return spread(across(v, n, join), n)
     v, step = hold(v, lanes), n // 2
