@@ -264,8 +264,9 @@ class Target:
 
     @property
     def ops(self) -> dict[str, Support]:
-        """Every op of the table, and how this target has it."""
-        return {name: self.support(name) for name in sorted(TABLE)}
+        """Every op of the table, and how this target has it; of joints only those it has."""
+        return {name: self.support(name) for name, info in sorted(TABLE.items())
+                if not info.joint or name in self.capabilities.native}
 
     @property
     def lacking(self) -> Mapping[str, str]:

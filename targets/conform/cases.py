@@ -116,8 +116,12 @@ class Case:
         return random.integers(0, 2, shape)
 
 
-def all_cases(ops: tuple[str, ...] = ()) -> dict[str, list[Case]]:
-    """Cases by op, of `ops` or of all; raises F440 for a row of the op table without cases."""
+def all_cases(ops: tuple[str, ...] = (),
+              native: frozenset[str] = frozenset()) -> dict[str, list[Case]]:
+    """Cases by op: of `ops`, or of all but the joints that are not in `native`.
+
+    Raises F440 for a row of the op table without cases.
+    """
     from firstlight.targets.conform.composites import composites
     from firstlight.targets.conform.primitives import primitives
 
@@ -131,7 +135,8 @@ def all_cases(ops: tuple[str, ...] = ()) -> dict[str, list[Case]]:
             where="firstlight.targets.conform", why="every row of the op table needs some",
             try_="add them in targets/conform/primitives.py or composites.py",
         )
-    return {name: found for name, found in cases.items() if not ops or name in ops}
+    wanted = ops or {name for name in cases if not TABLE[name].joint or name in native}
+    return {name: found for name, found in cases.items() if name in wanted}
 
 
 def specialised(type_: Type, sizes: Mapping[str, int]) -> Type:

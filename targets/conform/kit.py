@@ -55,9 +55,7 @@ def conform(target: Target, level: str = "run", ops: Iterable[str] = (),
     report.add(check_manifest(target, report.versions))
     if report.checks:
         return report
-    # a target without a joint is only ever asked for its parts
-    cases = {op: some for op, some in all_cases(chosen).items()
-             if op in chosen or op in target.capabilities.native or not TABLE[op].joint}
+    cases = all_cases(chosen, target.capabilities.native)
     by_op: dict[str, list[Unit]] = {name: [] for name in cases}
     with tempfile.TemporaryDirectory(prefix="firstlight-conform-") as folder:
         scratch = Path(folder)

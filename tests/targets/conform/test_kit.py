@@ -28,8 +28,11 @@ CPU = targets.find("cpu-x86-64-v3")
 
 
 def test_every_op_has_cases_and_every_codec_is_in_some():
-    cases = all_cases()
+    cases = all_cases(native=frozenset(TABLE))
     assert set(cases) | set(INLINED) == set(TABLE)
+    joints = {name for name, info in TABLE.items() if info.joint}
+    assert set(all_cases()) == set(cases) - joints, "targets without them are not asked"
+    assert set(all_cases(("hyper_mix",))) == {"hyper_mix"}
     used = {t.codec for some in cases.values() for c in some for t in c.types
             if getattr(t, "dtype", "")}
     assert set(CODECS) - used == {"i32", MXFP8}, "no checkpoint has tables of i32, nor MXFP8"
