@@ -151,7 +151,9 @@ def _engines(args: argparse.Namespace) -> Iterator[Engine]:
     for text in args.artifacts:
         name, _, folder = text.rpartition("=")
         yield Ours(name or Path(folder).name, artifact=Path(folder))
-    program, files = args.llama_bin and args.llama_bin / "llama-bench", args.gguf
+    program, files = args.llama_bin, args.gguf
+    if program and program.is_dir():
+        program /= "llama-bench"
     if args.llama_source:
         program, file = build_llama(args.llama_source, args.checkpoint)
         files = [*files, f"llama.cpp={file}"]
@@ -189,7 +191,8 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("artifacts", nargs="+", metavar="NAME=DIR", help="ours; the first is the "
                         "one that the others are compared with")
-    parser.add_argument("--llama-bin", type=Path, metavar="DIR", help="where llama-bench lies")
+    parser.add_argument("--llama-bin", type=Path, metavar="DIR",
+                        help="where llama-bench lies, or that itself")
     parser.add_argument("--gguf", action="append", default=[], metavar="NAME=FILE")
     parser.add_argument("--llama-source", type=Path, metavar="DIR", help="build it from here")
     parser.add_argument("--checkpoint", type=Path, default=Path("build/bench/checkpoint"),
