@@ -186,7 +186,7 @@ def test_a_state_row_in_the_wrong_place_is_named(copy: Path, artifact: Path):
     def change(program: Any) -> None:
         for step, row in zip(program["entries"]["decode"]["steps"], rows_of(copy, "decode"),
                              strict=True):  # fmt: skip
-            if row[:2] == ["hybrid_attention", "layers.1.attn"]:
+            if row[:2] == ["norm_rope_attention", "layers.1.attn"]:
                 states = [i for i, word in enumerate(step[1]) if word.startswith("s:")]
                 step[1][states[0]] = step[1][states[1]]
 
