@@ -194,7 +194,7 @@ def test_a_state_row_in_the_wrong_place_is_named(copy: Path, artifact: Path):
     first = report_of(artifact, copy).first
     assert first is not None
     assert (first.entry, first.key.path) == ("decode", "layers.1.attn")
-    assert first.key.op == "hybrid_attention"
+    assert first.key.op == "norm_rope_attention"
     assert first.position == 47
 
 
