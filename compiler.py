@@ -18,8 +18,8 @@ from firstlight.codegen.artifact import refuse_impossible, refuse_occupied
 from firstlight.codegen.compile import (
     CompileOptions,
     Job,
+    chosen_pipeline,
     compile_module,
-    default_pipeline,
     meaning,
     prepare,
 )
@@ -131,7 +131,7 @@ def quantized(options: CompileOptions, config: ModelConfig, target: Target) -> C
                      options.numerics == "released")
     if step is None:
         return options
-    pipeline = default_pipeline(target, options) if options.pipeline is None else options.pipeline
+    pipeline = chosen_pipeline(target, options)
     return replace(options, pipeline=",".join(filter(None, (pipeline, str(step)))))
 
 

@@ -191,7 +191,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("artifacts", nargs="+", metavar="NAME=DIR", help="ours; the first is the "
                         "one that the others are compared with")
-    parser.add_argument("--llama-bin", type=Path, metavar="DIR",
+    parser.add_argument("--llama-bin", type=Path, metavar="PATH",
                         help="where llama-bench lies, or that itself")
     parser.add_argument("--gguf", action="append", default=[], metavar="NAME=FILE")
     parser.add_argument("--llama-source", type=Path, metavar="DIR", help="build it from here")

@@ -130,7 +130,7 @@ def prepare(module: Module, max_positions: int, target: Target, options: Compile
         )
     chosen = target.chosen(options.options)
     target = target.configured(chosen) if target.configured else target
-    pipeline = default_pipeline(target, options) if options.pipeline is None else options.pipeline
+    pipeline = chosen_pipeline(target, options)
     passes = parse(pipeline)
     if any(isinstance(p, Specialize) for p in passes):
         raise FirstlightError(
@@ -149,10 +149,11 @@ def prepare(module: Module, max_positions: int, target: Target, options: Compile
                chosen)
 
 
-def default_pipeline(target: Target, options: CompileOptions) -> str:
-    """The passes of a compile that is not told which."""
-    native = frozenset[str]() if options.kernels == "generic" else target.capabilities.native
-    return pipeline_for(native)
+def chosen_pipeline(target: Target, options: CompileOptions) -> str:
+    """The passes that the options name, else those that fit the kernels."""
+    if options.pipeline is not None:
+        return options.pipeline
+    return pipeline_for(frozenset() if options.kernels == "generic" else target.capabilities.native)
 
 
 def refuse_missing(module: Module, target: Target) -> None:
@@ -162,7 +163,7 @@ def refuse_missing(module: Module, target: Target) -> None:
             if target.support(op.name).how == "missing":
                 raise FirstlightError(
                     "F404", f"target '{target.name}' has no way to do fl.{op.name}",
-                    where=op.loc or f"@{function.name}", why=target.lacking[op.name],
+                    where=op.loc or f"@{function.name}", why=target.missing[op.name],
                     try_="another target, or add a kernel for this op to the plug-in",
                 )
 
