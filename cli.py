@@ -28,6 +28,7 @@ from firstlight.console import (
     compiler_needed,
     emit,
     json_option,
+    new_file,
     no_compiler,
     size,
 )
@@ -37,7 +38,7 @@ from firstlight.runtime.errors import FirstlightError
 from firstlight.targets import COMPILER_PACKAGES
 
 if TYPE_CHECKING:
-    from firstlight.runtime.model import Model
+    from firstlight.runtime.session import Session
 
 REFUSED, WRONG_USE, BUG, INTERRUPTED, BROKEN_PIPE, TERMINATED = 1, 2, 70, 130, 141, 143
 
@@ -179,6 +180,7 @@ def compile_command(
             CompileOptions,
             compile_checkpoint,
             plan_checkpoint,
+            refuse_calibrating,
         )
         from firstlight.onnx_compiler import compile_onnx
 
@@ -186,8 +188,8 @@ def compile_command(
         from_onnx = checkpoint.suffix == ".onnx"
         if dims and not from_onnx:
             raise click.UsageError("--dim is for ONNX models.")
-        if calibrate and (from_onnx or options.quantize == "shipped"):
-            raise click.UsageError("--calibrate is for checkpoints and --quantize.")
+        if calibrate and from_onnx:
+            raise click.UsageError("--calibrate is for checkpoints.")
         if out is None or dry_run:
             emit(compile_onnx(checkpoint, None, options, dims) if from_onnx
                  else plan_checkpoint(checkpoint, options), as_json)
@@ -200,6 +202,7 @@ def compile_command(
             if calibrate:
                 from firstlight.measure.calibrate import importance
 
+                refuse_calibrating(checkpoint, out, options)
                 progress("calibrate", 0, 1)
                 options = replace(options, importance=importance(checkpoint, calibrate))
             report = (compile_onnx(checkpoint, out, options, dims, progress) if from_onnx
@@ -248,8 +251,8 @@ def _prompt(_: click.Context, __: click.Parameter, text: str | None) -> str | No
 @click.option("--inputs", type=FOLDER, metavar="IN.npz",
               help="Arrays by name, for what was compiled from ONNX.")
 @click.option("--outputs", type=FOLDER, metavar="OUT.npz", help="Where its outputs go.")
-@click.option("--profile", type=FOLDER, metavar="F.json",
-              help="Decode greedily, kernel by kernel, and write a timeline for Perfetto.")
+@click.option("--profile", type=FOLDER, callback=new_file, metavar="F.json",
+              help="Run kernel by kernel, which is slower, and write a timeline for Perfetto.")
 @click.option("-q", "--quiet", is_flag=True, help="Print no timing on standard error.")
 @json_option
 def run_command(
@@ -276,14 +279,15 @@ def run_command(
         # BOS alone would be no empty prompt any more: refused as by `Session.generate`.
         ids = tokens if prompt is None else model.tokenizer.encode(prompt) if prompt else []
         assert ids is not None
+        timeline = None
         if profile is not None:
-            from firstlight.measure.timeline import write_timeline
+            from firstlight.measure.timeline import Timeline
 
-            new = write_timeline(model, ids, sampling["max_new_tokens"], profile)
-            click.echo(model.tokenizer.decode(new) if prompt is not None
-                       else ",".join(map(str, new)))
-            return
-        result = _generate(model, ids, prompt is not None, not as_json, sampling)
+            timeline = Timeline(model)
+        session = model.session() if timeline is None else timeline.session()
+        result = _generate(session, ids, prompt is not None, not as_json, sampling)
+        if timeline is not None and profile is not None:
+            timeline.write(profile)
     if as_json:
         emit(result, as_json)
     elif not quiet:
@@ -294,9 +298,10 @@ def run_command(
 
 
 def _generate(
-    model: Model, ids: list[int], as_text: bool, stream: bool, sampling: Mapping[str, Any]
+    session: Session, ids: list[int], as_text: bool, stream: bool, sampling: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Generate, printing while it goes if `stream`; what was written, and how fast."""
+    model = session.model
     new: list[int] = []
     pieces: list[str] = []
 
@@ -306,7 +311,7 @@ def _generate(
             click.echo(piece, nl=False)  # click flushes
 
     text = model.tokenizer.stream() if as_text else None
-    generated = model.session().generate(ids, **sampling)  # refuses here, before any output
+    generated = session.generate(ids, **sampling)  # refuses here, before any output
     began = first = time.perf_counter()
     try:
         for token in generated:

@@ -39,11 +39,11 @@ from firstlight.frontend.fields import Fields
 from firstlight.frontend.model import config_types, trace_model, weight_types
 from firstlight.frontend.names import ROLES
 from firstlight.ir.types import TensorType
-from firstlight.passes.policy import quantizer
+from firstlight.passes.policy import quantizer, searched
 from firstlight.runtime.errors import FirstlightError
 
 __all__ = ["CompileOptions", "Prepared", "compile_checkpoint", "plan_checkpoint",
-           "prepare_checkpoint"]
+           "prepare_checkpoint", "refuse_calibrating"]
 
 COPIED = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 Progress = Callable[[str, int, int], None]
@@ -70,7 +70,7 @@ class Prepared:
         copies = {n: source.path / n for n in COPIED if (source.path / n).is_file()}
         return compile_module(job, sources, Path(out), self.options,
                               _model_section(source.config, source), copies, _provenance(source),
-                              progress)
+                              ROLES, progress)
 
 
 def compile_checkpoint(checkpoint: Path | str, out: Path | str,
@@ -133,6 +133,17 @@ def quantized(options: CompileOptions, config: ModelConfig, target: Target) -> C
         return options
     pipeline = chosen_pipeline(target, options)
     return replace(options, pipeline=",".join(filter(None, (pipeline, str(step)))))
+
+
+def refuse_calibrating(checkpoint: Path, out: Path, options: CompileOptions) -> None:
+    """What would be refused after a calibration, which takes long, and one that changes nothing."""
+    targets.find(options.target)
+    if not searched(options.quantize):
+        raise FirstlightError(
+            "F306", "a calibration would change nothing", where=f"--quantize {options.quantize}",
+            why="only mxfp4, int8-g32 and int4-g32 have scales that are searched",
+            try_="without --calibrate, or another policy")
+    _refuse_out(out, checkpoint, options.force)
 
 
 def _refuse_out(out: Path, checkpoint: Path, force: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -190,6 +191,23 @@ class Progress:
     def _say(self, line: str) -> None:
         self._spoke = time.monotonic()
         click.echo(line, err=True)
+
+
+def new_file(_: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
+    """Callback of an option that names a file to write. Raises F714, before hours of work, for one
+    that cannot be written."""
+    if path is None:
+        return None
+    folder = path.absolute().parent
+    why = ("it is a folder" if path.is_dir() else
+           f"there is no folder {folder}" if not folder.is_dir() else
+           "it may not be written" if not os.access(path if path.exists() else folder, os.W_OK)
+           else "")
+    if why:
+        name = option.opts[-1]
+        raise FirstlightError("F714", "the result could not be written", where=f"{name} {path}",
+                              why=why, try_=f"{name} with a file in a folder of yours")
+    return path
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

@@ -32,6 +32,7 @@ from limits import shortfalls
 
 import firstlight
 from firstlight.measure.speed import Bench, table
+from firstlight.measure.steps import breakdown
 
 WORK = Path("build/bench")
 
@@ -85,10 +86,9 @@ def main() -> None:
     print(table(records))
     if args.profile:
         for depth in args.decode:
-            print("\n" + bench.breakdown("decode", 1, depth, 4 * args.samples))
-        chunk = bench.counter.chunk
+            print("\n" + breakdown(bench.decode_steps(depth)))
         for n in args.prefill:
-            print("\n" + bench.breakdown("prefill", min(n, chunk), max(0, n - chunk), args.samples))
+            print("\n" + breakdown(bench.prefill_steps(n)))
     if args.write_baseline or args.gate:
         where = baseline.key(bench.model.manifest.document, bench.model.threads,
                              Path("/proc/cpuinfo").read_text())

@@ -33,30 +33,37 @@ Row = dict[str, Any]
 
 @dataclass
 class Engine:
-    """One column: its tokens/s by test, and why it has none."""
+    """One column: its tokens/s by test, and why it has none, of all tests or of one."""
 
     name: str
     samples: dict[Test, list[float]] = field(default_factory=dict)
     shares: dict[Test, list[float]] = field(default_factory=dict)
     facts: dict[str, float] = field(default_factory=dict)
     absent: str = ""
+    failed: dict[Test, str] = field(default_factory=dict)
 
     def run(self, test: Test, threads: int, generate: int) -> Row:
         """One sample."""
         raise NotImplementedError
 
     def sample(self, test: Test, threads: int, generate: int) -> None:
-        """Take one, unless the engine is not here or has failed before."""
-        if self.absent:
+        """Take one, unless the engine is not here or has failed in this test before."""
+        if self.absent or test in self.failed:
             return
         try:
             row = self.run(test, threads, generate)
         except (OSError, subprocess.SubprocessError, ValueError, KeyError, IndexError) as error:
-            self.absent = f"{type(error).__name__}: {error}"[:200]
+            self.failed[test] = f"{type(error).__name__}: {error}"[:200]
             return
         self.samples.setdefault(test, []).extend(row["samples"])
         self.shares.setdefault(test, []).extend(row.get("of_bound", ()))
         self.facts |= {k: row[k] for k in ("load_s", "rss") if k in row}
+
+    def line(self) -> str:
+        """What there is to say about it."""
+        facts = [f"{k} {v:.3g}" for k, v in self.facts.items()]
+        failed = [f"{test} {n} failed: {why}" for (test, n), why in self.failed.items()]
+        return self.absent or "; ".join([", ".join(facts) or "measured", *failed])
 
 
 @dataclass
@@ -115,7 +122,10 @@ def _output(command: Sequence[object]) -> str:
 
 
 def build_llama(source: Path, checkpoint: Path) -> tuple[Path, Path]:
-    """llama-bench of a source folder, and the checkpoint as GGUF; both only if not there yet."""
+    """llama-bench of a source folder, and the checkpoint as GGUF; both only if not there yet.
+
+    Raises OSError or CalledProcessError.
+    """
     build = source / "build-firstlight"
     program = build / "bin" / "llama-bench"
     if not program.is_file():
@@ -130,19 +140,21 @@ def build_llama(source: Path, checkpoint: Path) -> tuple[Path, Path]:
 
 
 def table(engines: Sequence[Engine], tests: Sequence[Test]) -> str:
-    """Median tokens/s, and how many times as fast the first engine is as each other one."""
+    """Median tokens/s, how many times as fast the first engine is as each other one, and of ours
+    the share of the bound."""
     first, *others = engines
+    ours = [e for e in engines if any(e.shares.values())]
     head = "".join(f" {e.name} |" for e in engines) + "".join(f" {first.name} / {e.name} |"
                                                               for e in others)
-    lines = [f"| test |{head} of bound ({first.name}) |",
-             "| --- |" + " ---: |" * (len(engines) + len(others) + 1)]
+    head += "".join(f" of bound ({e.name}) |" for e in ours)
+    lines = [f"| test |{head}",
+             "| --- |" + " ---: |" * (len(engines) + len(others) + len(ours))]
     for test in tests:
         rates = [median(e.samples[test]) if e.samples.get(test) else None for e in engines]
         ratios = [rates[0] / r if rates[0] and r else None for r in rates[1:]]
-        share = first.shares.get(test)
         cells = [f"{r:.1f}" if r else "absent" for r in rates]
         cells += [f"{r:.2f}" if r else "" for r in ratios]
-        cells.append(f"{median(share):.0%}" if share else "")
+        cells += [f"{median(e.shares[test]):.0%}" if e.shares.get(test) else "" for e in ours]
         lines.append(f"| {test[0]} {test[1]} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -154,13 +166,18 @@ def _engines(args: argparse.Namespace) -> Iterator[Engine]:
     program, files = args.llama_bin, args.gguf
     if program and program.is_dir():
         program /= "llama-bench"
+    why = "" if program and program.is_file() else "no llama-bench (--llama-bin, --llama-source)"
     if args.llama_source:
-        program, file = build_llama(args.llama_source, args.checkpoint)
-        files = [*files, f"llama.cpp={file}"]
-    for text in files:
+        try:
+            program, built = build_llama(args.llama_source, args.checkpoint)
+            files, why = [*files, f"llama.cpp={built}"], ""
+        except (OSError, subprocess.SubprocessError) as error:
+            why = f"it could not be built: {error}"
+    elif program and not files:
+        why = "no model (--gguf)"
+    for text in files or ["llama.cpp="]:
         name, _, file = text.rpartition("=")
-        yield Llama(name or Path(file).stem, program=program, file=Path(file),
-                    absent="" if program and program.is_file() else "no llama-bench")
+        yield Llama(name or Path(file).stem, program=program, file=Path(file), absent=why)
     if args.transformers:
         yield Transformers("transformers", checkpoint=args.transformers)
 
@@ -178,8 +195,7 @@ def main() -> None:
           f"{args.threads} threads, median of {args.rounds}\n")
     print(table(engines, tests))
     for engine in engines:
-        facts = [f"{k} {v:.3g}" for k, v in engine.facts.items()]
-        print(f"\n{engine.name}: {engine.absent or ', '.join(facts) or 'measured'}", end="")
+        print(f"\n{engine.name}: {engine.line()}", end="")
     print()
 
 

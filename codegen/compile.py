@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.program import ProgramWriter, whole_program
 from firstlight.codegen.select import KernelSet
 from firstlight.codegen.target import Assembly, Entry, Target
+from firstlight.codegen.weight_report import weight_report
 from firstlight.codegen.weights import write_weights
 from firstlight.ir.core import Module, census
 from firstlight.ir.registry import TABLE
@@ -86,7 +87,15 @@ class Job:
     @property
     def stored(self) -> dict[str, TensorType]:
         """Every weight's name and type, after the passes."""
-        return {v.loc: v.type for f in (self.fused[e.function] for e in _entries(self.chunk))
+        return self._weights(self.fused)
+
+    @property
+    def shipped(self) -> dict[str, TensorType]:
+        """The same before them."""
+        return self._weights(self.module)
+
+    def _weights(self, module: Module) -> dict[str, TensorType]:
+        return {v.loc: v.type for f in (module[e.function] for e in _entries(self.chunk))
                 for v in f.args if isinstance(v.type, TensorType) and v.type.codec}
 
 
@@ -234,13 +243,15 @@ def state_plan(module: Module, context: int) -> dict[str, Any]:
 
 def compile_module(job: Job, sources: Mapping[str, Any], out: Path, options: CompileOptions,
                    model: Mapping[str, Any], copies: Mapping[str, Path],
-                   provenance: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+                   provenance: Mapping[str, Any], roles: Mapping[str, Sequence[str]],
+                   progress: Progress) -> dict[str, Any]:
     """Write the artifact of a prepared job.
 
     Args:
         sources: weights by name (`firstlight.codegen.weights.Source`).
         model: the manifest's `model` section.
         copies: files to copy, by their name in the artifact.
+        roles: of weights, as patterns of names: the rows of the report.
     """
     state = state_plan(job.fused, job.planned)
     make = _assembled if job.target.assemble else _compiled
@@ -248,6 +259,9 @@ def compile_module(job: Job, sources: Mapping[str, Any], out: Path, options: Com
         weights, report = make(job, sources, folder, options, model, state, progress)
         for name, path in copies.items():
             shutil.copyfile(path, folder / name)
+        report |= {"numerics": options.numerics, "quantize": options.quantize,
+                   "calibrated": bool(options.importance),
+                   "weights": weight_report(job.shipped, job.stored, sources, roles)}
         write_json(folder / "report.json", report)
         write_manifest(folder, {
             "schema": 1, "kind": KIND, "name": model["name"],

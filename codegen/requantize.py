@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from firstlight.codegen.weights import Source
+from firstlight.codegen.weights import Lost, Source
 from firstlight.ir.codecs import decode_weight
 from firstlight.ir.scales import quantize
 from firstlight.ir.types import CODECS
@@ -22,6 +22,7 @@ class Requantized:
     """A `firstlight.codegen.weights.Source` in `codec`.
 
     importance: [K], what the error of a column weighs (`firstlight.ir.scales.quantize`).
+    lost: of the pieces so far.
 
     A piece of rows becomes a piece of rows. A codec with blocks of rows (fp8) keeps the codes of
     one matrix in memory, because its scales have to be known before the first piece.
@@ -30,6 +31,7 @@ class Requantized:
     source: Source
     codec: str
     importance: NDArray[np.float32] | None = None
+    lost: Lost = field(default_factory=Lost)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -52,7 +54,14 @@ class Requantized:
     def _encoded(self, rows: int) -> Iterator[tuple[int, Array, Array | None]]:
         for first, codes, scales in self.source.pieces(rows):
             values = decode_weight(codes, scales, self.source.codec, first)
-            yield first, *quantize(values, self.codec, self.importance)
+            new_codes, new_scales = quantize(values, self.codec, self.importance)
+            error = decode_weight(new_codes, new_scales, self.codec) - values
+            self.lost.add(Lost(_square(values), _square(error)))
+            yield first, new_codes, new_scales
+
+
+def _square(x: Array) -> float:
+    return float(np.einsum("ij,ij->", x, x, dtype=np.float64))
 
 
 def _with_all_scales(matrix: list[tuple[int, Array, Array | None]],

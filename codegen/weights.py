@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,8 +26,26 @@ DTYPES = {"uint8": "U8", "uint16": "U16", "float32": "F32", "int32": "I32", "int
           "float16": "F16", "bool": "BOOL"}
 
 
+@dataclass
+class Lost:
+    """Squares of weights and of what rounding changed, summed."""
+
+    squares: float = 0.0
+    errors: float = 0.0
+
+    def add(self, other: Lost) -> None:
+        """More weights."""
+        self.squares += other.squares
+        self.errors += other.errors
+
+    @property
+    def rms(self) -> float:
+        """The error as a part of the weights, root mean square."""
+        return float(np.sqrt(self.errors / self.squares)) if self.squares else 0.0
+
+
 class Source(Protocol):
-    """A weight as its checkpoint holds it."""
+    """A weight as its checkpoint holds it. One in another codec has `lost`, too (`lost_by`)."""
 
     shape: tuple[int, ...]
     codec: str
@@ -39,11 +58,22 @@ class Source(Protocol):
         ...
 
 
+News = int | Written | tuple[str, Lost]
+"""Bytes written, a file's end, what a weight lost."""
+
+
+def lost_by(source: Source | None) -> Lost | None:
+    """What a weight in another codec than its checkpoint's has lost so far; None for others."""
+    lost: Lost | None = getattr(source, "lost", None)
+    return lost
+
+
 def write_weights(folder: Path, stored: Sequence[Stored], sources: Mapping[str, Source],
                   constants: Mapping[str, Array], packer: Packer | None,
                   progress: Callable[[int, int], None], jobs: int | None = None,
                   ) -> dict[str, Written]:
-    """Write every weight file of an artifact; returns what was written by file name.
+    """Write every weight file of an artifact; returns what was written by file name. What weights
+    lost is in their sources then.
 
     Args:
         folder: the artifact's folder.
@@ -60,18 +90,25 @@ def write_weights(folder: Path, stored: Sequence[Stored], sources: Mapping[str, 
     total, finished = sum(sizes.values()), 0
     written: dict[str, Written] = {}
 
-    def write(name: str) -> Iterator[int | Written]:
+    def write(name: str) -> Iterator[News]:
         with SafetensorsWriter(folder / name, [p for i in files[name] for p in plans[i]]) as out:
             for item in files[name]:
                 _write(out, item, plans[item], sources, constants, packer)
                 yield sum(p.nbytes for p in plans[item])
+                if (lost := lost_by(sources.get(item.weight))) is not None:
+                    yield item.weight, lost
         assert out.written is not None
         yield out.written
 
-    def tell(name: str, news: int | Written) -> None:
+    def tell(name: str, news: News) -> None:
         nonlocal finished
         if isinstance(news, Written):
             written[name] = news
+        elif isinstance(news, tuple):
+            weight, theirs = news
+            own = lost_by(sources[weight])
+            if own is not None and own is not theirs:     # of another process
+                own.add(theirs)
         else:
             finished += news
             progress(min(finished, total), total)        # a file that failed is begun again

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from firstlight.ir.codecs import F32, FP4_GROUP, GROUPED, decode_weight, encode_weight
-from firstlight.ir.types import GROUP_FP4, GROUP_INT4
+from firstlight.ir.types import GROUP_FP4, GROUP_INT8
 
 SHRINK = tuple(1 - i / 48 for i in range(13))
 """Fractions of the scale that clips nothing. Four-bit groups of 32 rarely gain below three
@@ -72,8 +72,10 @@ def _candidates(groups: F32, codec: str) -> list[F32]:
     whole = size / np.float32(GROUPED[codec].top)
     if codec == GROUP_FP4:       # powers of two
         return [whole, whole / 2]
-    if codec != GROUP_INT4:      # of 255 steps, clipping never saves enough
-        return [whole]
+    if codec == GROUP_INT8:
+        # Of 255 steps, clipping never saves enough. But what was in four bits, or is alike in
+        # another way, has a power of two as its step, and then nothing is lost.
+        return [whole, np.exp2(np.ceil(np.log2(whole)))]
     # The other way round, the largest value is the code -8.
     at = np.abs(groups).argmax(-1, keepdims=True)
     largest = np.take_along_axis(groups, at, -1)[..., 0]

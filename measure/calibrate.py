@@ -38,7 +38,7 @@ def importance(checkpoint: Path, text: Path, tokens: int = TOKENS) -> dict[str, 
     model = InterpreterModel(source, WINDOW, interpreter=partial(_Watching, names, sums))
     names.update((id(weight), name) for name, weight in model.weights.items())
     sequences = read_ids(text, model.vocab_size, lambda text: Tokenizer(
-        source.path / "tokenizer.json").encode(text))
+        source.path / "tokenizer.json").encode(text), tokens)
     for ids in windows(sequences, WINDOW, tokens):
         model.session().prefill(ids)
     return {name: (total / count).astype(np.float32) for name, (count, total) in sums.items()}

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from firstlight.console import FOLDER, STATUSES, Progress, compiler_needed, emit, json_option
+from firstlight.console import (
+    FOLDER,
+    STATUSES,
+    Progress,
+    compiler_needed,
+    emit,
+    json_option,
+    new_file,
+)
+from firstlight.runtime.errors import FirstlightError
 
 if TYPE_CHECKING:
+    from firstlight.measure.speed import Bench
     from firstlight.measure.tune import Point
 
 text_option = click.option(
@@ -23,8 +35,18 @@ tokens_option = click.option("--tokens", type=click.IntRange(min=2), default=819
                              show_default=True, metavar="N", help="Most tokens to read.")
 window_option = click.option("--window", type=click.IntRange(min=2), default=512,
                              show_default=True, metavar="N", help="Most tokens of a sequence.")
-plot_option = click.option("--plot", type=FOLDER, metavar="FILE",
-                           help="Draw bytes against divergence (.png, .svg, .pdf).")
+
+
+def _picture(context: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
+    if path is not None:
+        from firstlight.measure.plot import check_picture
+
+        check_picture(path)
+    return new_file(context, option, path)
+
+
+plot_option = click.option("--plot", type=FOLDER, callback=_picture, metavar="FILE",
+                           help="Draw bytes against divergence (.png, .svg, .pdf, .html).")
 
 
 def _numbers(_: click.Context, option: click.Parameter, text: str | None) -> list[int]:
@@ -55,7 +77,8 @@ def _numbers(_: click.Context, option: click.Parameter, text: str | None) -> lis
               help="Also what so many threads could do at most, and what bounds them.")
 @click.option("--bandwidth", metavar="GB/s,...", callback=_numbers,
               help="Of the machine that --scale thinks of: one for all, or one for each N.")
-@click.option("--csv", type=FOLDER, metavar="FILE", help="Write the rows to FILE.")
+@click.option("--csv", type=FOLDER, callback=new_file, metavar="FILE",
+              help="Write the rows to FILE.")
 @json_option
 def bench_command(
     artifact: Path, prefill: list[int], decode: list[int], samples: int, generate: int,
@@ -68,48 +91,71 @@ def bench_command(
     the one that fits the test (reads for decode, multiply-adds for prefill); `of bound` counts for
     every step the longer of the times that its bytes and its operations need.
     """
-    from firstlight import __version__
-    from firstlight.inspection import inspect_machine
     from firstlight.measure.scale import Scale
     from firstlight.measure.scale import table as scale_table
     from firstlight.measure.speed import Bench, table
+    from firstlight.measure.steps import breakdown as breakdown_table
 
     asked = _asked(scale, bandwidth)
     bench = Bench(artifact, threads, samples)
     plan = Scale(bench, asked) if asked else None
     context = bench.model.manifest.context
-    tests = [("prefill", n) for n in prefill if n <= context]
-    tests += [("decode", d) for d in decode if d + generate + 2 <= context]
-    rows, tables, planned = [], [], []
+    wanted = [("prefill", n) for n in prefill] + [("decode", d) for d in decode]
+    tests = [(test, n) for test, n in wanted
+             if n + (generate + 2 if test == "decode" else 0) <= context]
+    if wanted and not tests:
+        raise FirstlightError(
+            "F715", "no test fits the context", where=str(artifact),
+            why=f"the artifact was compiled for {context} tokens, a decoding test needs "
+                f"{generate + 2} more than its depth",
+            try_="smaller numbers, or firstlight compile CHECKPOINT --context N")
+    rows: list[dict[str, Any]] = []
+    tables, steps, planned = [], [], []
     with Progress(as_json) as progress:
         for done, (test, n) in enumerate(tests):
             progress("bench", done, len(tests))
             rows.append(bench.prefill(n) if test == "prefill" else bench.decode(n, generate))
-            if breakdown and test == "prefill":
-                chunk = min(n, bench.counter.chunk)
-                tables.append(bench.breakdown("prefill", chunk, n - chunk, samples))
-            elif breakdown:
-                tables.append(bench.breakdown("decode", 1, n, 4 * samples))
+            if breakdown:
+                steps.append(bench.prefill_steps(n) if test == "prefill" else bench.decode_steps(n))
+                tables.append(breakdown_table(steps[-1]))
             if plan is not None:
                 planned += (lines := getattr(plan, test)(n, max(rows[-1]["samples"])))
                 tables.append(scale_table(lines))
-    machine = inspect_machine()
-    facts = {"artifact": str(artifact), "firstlight": __version__, "cpu": machine["cpu"]["model"],
-             "system": machine["system"], "target": bench.model.manifest.target,
-             "threads": bench.model.threads, "load_s": round(bench.load_s, 3),
-             "machine": bench.machine()}
+    facts = {**_facts(artifact, bench), "machine": bench.machine()}
     if csv is not None:
         csv.write_text(_csv(rows, facts))
     if as_json:
         scaled = {"scale": {**plan.facts, "rows": planned}} if plan is not None else {}
-        emit({**facts, "rows": rows, **scaled}, True)
+        broken = {"breakdown": [asdict(call) for call in steps]} if breakdown else {}
+        emit({**facts, "rows": rows, **broken, **scaled}, True)
         return
-    emit({**facts, "left_out": [f"{t} {n}" for t, n in
-                                [("prefill", n) for n in prefill] + [("decode", d) for d in decode]
-                                if (t, n) not in tests]}, False)
+    left = [f"{test} {n}" for test, n in wanted if (test, n) not in tests]
+    emit({**facts, "left_out": left}, False)
     click.echo("\n" + table(rows))
     for text in tables:
         click.echo("\n" + text)
+
+
+def _facts(artifact: Path, bench: Bench) -> dict[str, Any]:
+    """What was measured, where, by which versions."""
+    import platform
+
+    from firstlight import __version__
+    from firstlight.inspection import inspect_machine
+
+    machine, manifest = inspect_machine(), bench.model.manifest
+    made = manifest.document.get("created_by", {})
+    return {
+        "artifact": str(artifact), "target": manifest.target,
+        "numerics": manifest.document.get("numerics"),
+        "quantize": manifest.document.get("quantize", "shipped"),
+        "threads": bench.model.threads, "load_s": round(bench.load_s, 3),
+        "cpu": machine["cpu"]["model"], "cores": machine["cpu"]["usable_cores"],
+        "memory_bytes": machine["memory"]["total_bytes"], "system": machine["system"],
+        "versions": ", ".join([f"firstlight {__version__}", f"python {platform.python_version()}",
+                               f"numpy {version('numpy')}"]),
+        "compiled_by": ", ".join(f"{name} {number}" for name, number in made.items()),
+    }
 
 
 def _asked(scale: list[int], bandwidth: list[int]) -> list[tuple[int, float | None]]:
@@ -121,15 +167,16 @@ def _asked(scale: list[int], bandwidth: list[int]) -> list[tuple[int, float | No
 
 
 def _csv(rows: list[dict[str, Any]], facts: dict[str, Any]) -> str:
-    """A line for each test; what has samples becomes mean and standard deviation."""
+    """A line for each test, with every sample; other lists become mean and standard deviation."""
     import csv
     import io
     from statistics import fmean, pstdev
 
     out = io.StringIO()
-    flat = [{"target": facts["target"], "threads": facts["threads"],
+    flat = [{**{k: v for k, v in facts.items() if k != "machine"}, **facts["machine"],
+             "all_samples": " ".join(map(repr, row["samples"])),
              **{k: v for k, v in row.items() if not isinstance(v, list)},
-             **{f"{k}_{name}": f(v) for k, v in row.items() if isinstance(v, list)
+             **{f"{k}_{name}": f(v) for k, v in row.items() if isinstance(v, list) and v
                 for name, f in (("mean", fmean), ("spread", pstdev))}} for row in rows]
     writer = csv.DictWriter(out, sorted({k for row in flat for k in row}))
     writer.writeheader()
@@ -159,25 +206,39 @@ def quality_command(
     most likely token; and by layer, how many of the reference's experts and index entries were
     chosen again and how far the residual streams are apart.
     """
-    rows: dict[str, Any] = {}
-    points = []
+    rows, points = [], []
     with Progress(as_json) as progress:
         for done, folder in enumerate(artifacts):
             progress("quality", done, len(artifacts))
-            document, point = _measured(folder, against, text, tokens, window, threads, decode)
-            rows[str(folder)] = document
+            row, point = _measured(folder, against, text, tokens, window, threads, decode)
+            rows.append(row)
             points.append(point)
     if plot is not None:
         from firstlight.measure.plot import plot as draw
 
         draw(points, plot)
-    emit(rows if len(rows) > 1 and as_json else _table(rows), as_json)
+    reference = {"against": _described(against)}
+    if as_json:
+        emit({**reference, "artifacts": rows}, True)
+    elif len(rows) == 1:
+        emit({**rows[0], **reference}, False)
+    else:       # a line each
+        emit({**reference, "artifacts": [{k: v for k, v in row.items()
+                                          if k not in ("layers", "roles")} for row in rows]}, False)
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    from firstlight.runtime.manifest import read_manifest
+
+    manifest = read_manifest(folder)
+    return {"artifact": str(folder), "policy": str(manifest.document.get("quantize", "shipped")),
+            "numerics": manifest.document.get("numerics"), "target": manifest.target}
 
 
 def _measured(folder: Path, against: Path, text: Path, tokens: int, window: int,
               threads: int | None, decode: bool = False) -> tuple[dict[str, Any], Point]:
     """The quality of one artifact, and its place in a table of policies."""
-    from firstlight.measure.quality import measure, read_ids
+    from firstlight.measure.quality import comparable, measure, read_ids
     from firstlight.measure.tune import Point
     from firstlight.runtime import load
 
@@ -187,22 +248,29 @@ def _measured(folder: Path, against: Path, text: Path, tokens: int, window: int,
         for opened in (model, reference):
             if opened.manifest.graph is not None:
                 opened.session()    # says that it is no language model
-        ids = read_ids(text, model.vocab_size, lambda text: model.tokenizer.encode(text))
+        comparable(model, reference)
+        ids = read_ids(text, model.vocab_size, lambda text: model.tokenizer.encode(text), tokens)
         quality = measure(model, reference, ids, window, tokens, decode).document()
-        files = model.manifest.files
-        size = sum(f.bytes for f in files if f.name.startswith("weights/"))
-        policy = str(model.manifest.document.get("quantize", "shipped"))
-    point = Point(policy, size, quality["kl_mean"], quality["cross_entropy_difference"],
-                  quality["top1_agreement"])
-    return {"policy": policy, "weight_bytes": size, **quality}, point
+        manifest = model.manifest
+        size = sum(f.bytes for f in manifest.files if f.name.startswith("weights/"))
+    described = _described(folder)
+    name = described["policy"]
+    if manifest.document.get("numerics") != reference.manifest.document.get("numerics"):
+        name += f", {described['numerics']}"
+    point = Point(name, size, quality["kl_mean"], quality["cross_entropy_difference"],
+                  quality["top1_agreement"], manifest.state_bytes)
+    return {**described, "weight_bytes": size, "state_bytes": manifest.state_bytes, **quality,
+            "roles": _roles(folder)}, point
 
 
-def _table(rows: dict[str, Any]) -> dict[str, Any]:
-    """One artifact in full; of several, a row each, and their layers left out."""
-    if len(rows) == 1:
-        return next(iter(rows.values()))
-    return {"artifacts": {name: {k: v for k, v in row.items() if k != "layers"}
-                          for name, row in rows.items()}}
+def _roles(folder: Path) -> list[dict[str, Any]]:
+    """What the compiler's report says of the weights by role; older artifacts say nothing."""
+    try:
+        rows = json.loads((folder / "report.json").read_bytes())["weights"]
+        return [{name: row[name] for name in ("role", "shipped", "stored", "weights", "bytes",
+                                              "rms_error")} for row in rows]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 @click.command("tune", epilog=STATUSES)
@@ -217,16 +285,19 @@ def _table(rows: dict[str, Any]) -> dict[str, Any]:
 @click.option("--roles", default="experts,attn,head,embedding", show_default=True, metavar="A,B",
               help="Roles to try them in.")
 @click.option("--target", help="See `firstlight targets`; it must run here.")
+@click.option("--context", type=click.IntRange(min=1), metavar="N",
+              help="Tokens whose state counts, too, beside the weights. [default: --window]")
 @plot_option
 @json_option
 def tune_command(
     checkpoint: Path, budget: str, text: Path, tokens: int, window: int, codecs: str, roles: str,
-    target: str | None, plot: Path | None, as_json: bool,
+    target: str | None, context: int | None, plot: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Find the smallest quantization policy of CHECKPOINT whose divergence is within a budget.
 
     Every codec is compiled and measured in every role alone; then mixes, from the smallest that
-    should fit on. The last line is the policy for `firstlight compile --quantize`.
+    should fit on: weights and the state of a sequence. `policy` is what to give to
+    `firstlight compile --quantize`.
     """
     with compiler_needed("tune"):
         from firstlight.compiler import CompileOptions, compile_checkpoint
@@ -238,7 +309,7 @@ def tune_command(
         for role in names[0]:
             for codec in names[1]:
                 parse_policy(f"{role}={codec}")
-        options = CompileOptions(context=max(window, 512), chunk=256)
+        options = CompileOptions(context=max(window, context or 0, 512), chunk=256)
         options = replace(options, **({"target": target} if target else {}))
         with tempfile.TemporaryDirectory() as scratch, Progress(as_json) as progress:
             count = 0
@@ -258,6 +329,7 @@ def tune_command(
         draw(result.points, plot, result.chosen)
     emit({"policies": [asdict(p) for p in result.points], "budget": most,
           "kl": result.chosen.kl, "weight_bytes": result.chosen.bytes,
+          "state_bytes": result.chosen.state_bytes,
           "policy": result.chosen.policy}, as_json)
 
 

@@ -13,29 +13,38 @@ from numpy.typing import NDArray
 
 from firstlight.runtime.errors import FirstlightError
 from firstlight.runtime.model import Model
-from firstlight.runtime.tokens import token_array
+from firstlight.runtime.tokens import is_integer, token_array
 from firstlight.runtime.trace import RETURN, Tracer
 
 Array = NDArray[Any]
 DEFAULT_TOKENS, DEFAULT_WINDOW = 8192, 512
 DECISIONS = ("router_agreement", "index_recall", "stream_error")
+LONGEST = 256
+"""Characters of the longest token, such as a run of spaces, and more."""
 TRACED_WINDOWS = 4
 """Windows whose decisions are looked at: running step by step takes several times as long."""
 
 
-def read_ids(path: Path, vocab_size: int, encode: Callable[[str], Any]) -> list[list[int]]:
+def read_ids(path: Path, vocab_size: int, encode: Callable[[str], Any],
+             tokens: int) -> list[list[int]]:
     """Token sequences of a file: a text, or JSON with ``sequences``, lists of ids.
 
-    `encode` turns a text into ids below `vocab_size`. Raises F709 for a file that is neither, or
-    too short to predict anything.
+    Args:
+        encode: turns a text into ids below `vocab_size`.
+        tokens: how many are wanted; of a text, what cannot be among them is not encoded.
+
+    Raises F709 for a file that is neither, or too short to predict anything, and F605 for an id
+    outside the vocabulary.
     """
     try:
-        text = path.read_text("utf-8")
         if path.suffix == ".json":
-            sequences = [list(map(int, ids)) for ids in json.loads(text)["sequences"]]
+            sequences = [list(ids) for ids in json.loads(path.read_text("utf-8"))["sequences"]]
+            for wrong in (x for ids in sequences for x in ids if not is_integer(x)):
+                raise ValueError(f"{wrong!r:.40} is no token id")
         else:
-            sequences = [encode(text)]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+            with path.open(encoding="utf-8") as file:
+                sequences = [encode(file.read(LONGEST * tokens))]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _no_text(path, f"{type(error).__name__}: {error}") from error
     sequences = [token_array(ids, vocab_size).tolist() for ids in sequences if len(ids) > 1]
     if not sequences:
@@ -88,6 +97,25 @@ class Quality:
         }
 
 
+def comparable(model: Model, reference: Model) -> None:
+    """Raises F710 for two models that have different vocabularies, or are not of one checkpoint."""
+    why = ""
+    if model.vocab_size != reference.vocab_size:
+        why = f"one has a vocabulary of {model.vocab_size}, the other {reference.vocab_size}"
+    elif _origin(model) != _origin(reference):
+        why = "they were compiled from different checkpoints"
+    if why:
+        raise FirstlightError(
+            "F710", "the two artifacts cannot be held against each other",
+            where=f"--against {reference.manifest.directory}", why=why,
+            try_="two artifacts of one checkpoint")
+
+
+def _origin(model: Model) -> tuple[Any, ...]:
+    provenance = model.manifest.document.get("provenance", {})
+    return provenance.get("config"), provenance.get("shards")
+
+
 def measure(model: Model, reference: Model, sequences: Sequence[Sequence[int]],
             window: int = DEFAULT_WINDOW, tokens: int = DEFAULT_TOKENS,
             decode: bool = False) -> Quality:
@@ -98,14 +126,8 @@ def measure(model: Model, reference: Model, sequences: Sequence[Sequence[int]],
         tokens: most tokens in all.
         decode: one token a call, by the kernels that generate; else in chunks.
 
-    Raises F710 if the two have different vocabularies.
+    The two are `comparable`. Artifacts that run whole calls only (ONNX) have no `layers`.
     """
-    if model.vocab_size != reference.vocab_size:
-        raise FirstlightError(
-            "F710", "the two artifacts predict different tokens", where="--against",
-            why=f"one has a vocabulary of {model.vocab_size}, the other {reference.vocab_size}",
-            try_="two artifacts of one checkpoint",
-        )
     quality = Quality()
     size = min(window, model.manifest.context, reference.manifest.context)
     for number, ids in enumerate(windows(sequences, size, tokens)):
@@ -113,8 +135,8 @@ def measure(model: Model, reference: Model, sequences: Sequence[Sequence[int]],
         for (at, ours), (_, theirs) in both:
             known = ids[at + 1 : at + 1 + len(ours)]
             _add(quality, ours[: len(known)], theirs[: len(known)], known)
-        if number < TRACED_WINDOWS:
-            _trace(quality, model, reference, ids)
+        if number < TRACED_WINDOWS and _traceable(model) and _traceable(reference):
+            _trace(quality, model, reference, ids, decode)
     return quality
 
 
@@ -144,35 +166,53 @@ def _log_softmax(logits: Array) -> Array:
     return x - np.log(np.exp(x).sum(-1, keepdims=True))
 
 
-def _trace(quality: Quality, model: Model, reference: Model, ids: Sequence[int]) -> None:
+def _traceable(model: Model) -> bool:
+    with model.session() as session:
+        return hasattr(session._open_context(), "steps")
+
+
+def _trace(quality: Quality, model: Model, reference: Model, ids: Sequence[int],
+           decode: bool) -> None:
     """Add what the layers decided and handed on, for the first tokens of a window."""
     count = min(len(ids), model.manifest.chunk, reference.manifest.chunk)
-    theirs, ours = (_decisions(m, ids[:count]) for m in (reference, model))
+    theirs, ours = (_decisions(m, ids[:count], decode) for m in (reference, model))
     for (layer, name), wanted in theirs.items():
         if (got := ours.get((layer, name))) is None:
             continue
         row = quality.layers.setdefault(layer, {})
         if name == "stream_error":
+            got, wanted = got.astype(np.float64), wanted.astype(np.float64)
             value = float(np.linalg.norm(got - wanted) / max(np.linalg.norm(wanted), 1e-30))
         else:
             value = _overlap(wanted, got)
         row.setdefault(name, []).append(value)
 
 
-def _decisions(model: Model, ids: Sequence[int]) -> dict[tuple[str, str], Array]:
-    """(layer, what) -> chosen experts or entries [S, k], or the streams behind the layer."""
-    found: dict[tuple[str, str], Array] = {}
-    for row, values in Tracer(model).feed(model.session(), "prefill", ids):
-        parts = row.path.split(".")
-        if parts[0] != "layers" or len(parts) < 2:
-            continue
-        layer = ".".join(parts[:2])
-        if row.op in ("route", "index_select"):
-            name = "router_agreement" if row.op == "route" else "index_recall"
-            found[layer, name] = values[0].reshape(len(ids), -1)
-        elif row.op == RETURN:      # the last function of a layer stays
-            found[layer, "stream_error"] = values[0].astype(np.float64)
-    return found
+def _decisions(model: Model, ids: Sequence[int],
+               decode: bool) -> dict[tuple[str, str], Array]:
+    """(layer, what) -> chosen experts or entries [S, k], or the streams behind the layer [S, ...].
+
+    With `decode` as the kernels of single tokens decide.
+    """
+    tracer, session = Tracer(model), model.session()
+    calls = [[token] for token in ids] if decode else [ids]
+    found: dict[tuple[str, str], list[Array]] = {}
+    for number, part in enumerate(calls):
+        for row, values in tracer.feed(session, "decode" if decode else "prefill", part):
+            parts = row.path.split(".")
+            if parts[0] != "layers" or len(parts) < 2:
+                continue
+            layer = ".".join(parts[:2])
+            if row.op in ("route", "index_select"):
+                name = "router_agreement" if row.op == "route" else "index_recall"
+            elif row.op == RETURN:
+                name = "stream_error"
+            else:
+                continue
+            chunks = found.setdefault((layer, name), [])
+            # the last function of a layer stays
+            chunks[number:] = [values[0].reshape(len(part), -1)]
+    return {key: np.concatenate(chunks) for key, chunks in found.items()}
 
 
 def _overlap(wanted: Array, got: Array) -> float:

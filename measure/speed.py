@@ -6,14 +6,14 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median, pstdev
 from typing import Any
 
 import numpy as np
 
 from firstlight.ir.rows import encode
 from firstlight.measure.counting import Cost, Counter
-from firstlight.measure.steps import breakdown, by_kind, step_times
+from firstlight.measure.steps import Breakdown, by_kind, step_times
 from firstlight.measure.sticks import Sticks
 from firstlight.runtime import load
 from firstlight.runtime.session import Session
@@ -50,11 +50,12 @@ class Bench:
         self.sticks = Sticks(self.model.engine, weights, clock)
 
     def machine(self) -> dict[str, float]:
-        """The limits of this machine: bytes and operations per second, the best of several."""
+        """The limits of this machine: billions of bytes and operations per second, the best of
+        several."""
         return {
-            "read": max(self.sticks.read(1 << 27) for _ in range(3)),
-            "multiply_add": max(self.sticks.multiply_add(1e9) for _ in range(3)),
-            "byte_products": max(self.sticks.byte_products(2e9) for _ in range(3)),
+            "read_gb_s": max(self.sticks.read(1 << 27) for _ in range(3)) / 1e9,
+            "multiply_add_gflop_s": max(self.sticks.multiply_add(1e9) for _ in range(3)) / 1e9,
+            "byte_products_gop_s": max(self.sticks.byte_products(2e9) for _ in range(3)) / 1e9,
         }
 
     def prefill(self, n: int) -> dict[str, Any]:
@@ -97,8 +98,17 @@ class Bench:
         record = self._record("decode", depth, rates, rss, costs, limits, 1)
         return {**record, "gen": tokens, "best": best}
 
-    def breakdown(self, entry: str, tokens: int, depth: int, repeats: int) -> str:
-        """A table of the steps of one call, each the best of several."""
+    def prefill_steps(self, n: int) -> Breakdown:
+        """The steps of the last chunk of a prompt, by kind."""
+        chunk = min(n, self.counter.chunk)
+        return self.breakdown("prefill", chunk, n - chunk, self.samples)
+
+    def decode_steps(self, depth: int) -> Breakdown:
+        """The steps of a token, by kind."""
+        return self.breakdown("decode", 1, depth, 4 * self.samples)
+
+    def breakdown(self, entry: str, tokens: int, depth: int, repeats: int) -> Breakdown:
+        """The steps of one call by kind, each the best of several."""
         session, ids = self.at(depth), self._ids(tokens).astype(np.int32)
         context: Any = session._context
         costs = self.counter.steps(entry, tokens, depth)
@@ -108,10 +118,9 @@ class Bench:
             rounds.append(step_times(context, entry, ids, self.clock, len(costs)))
             reads += [self.sticks.read(PROFILE_STICK) for _ in range(32)]
             sums += [self.sticks.multiply_add(2e8) for _ in range(8)]
-        title = f"{entry} of {tokens} at depth {depth}" if tokens > 1 else f"{entry} at {depth}"
         bandwidth, peak = max(reads), max(sums)
         rows = by_kind(costs, np.min(rounds, axis=0), bandwidth, peak)
-        return breakdown(title, rows, bandwidth, peak)
+        return Breakdown(entry, tokens, depth, bandwidth, peak, rows)
 
     def at(self, depth: int) -> Session:
         """A session of so many tokens. A deep one was never fed: its states hold normal numbers,
@@ -146,14 +155,17 @@ class Bench:
         total = _sum(costs)
         decode = test == "decode"
         per_token = (total.bytes if decode else total.flops) / tokens
-        bounds = [tokens / sum(c.limit(read, adds) for c in costs) for read, adds in limits]
+        # one step of an ONNX target is a whole call, of which nothing is known
+        known = limits if total.bytes else []
+        bounds = [tokens / sum(c.limit(read, adds) for c in costs) for read, adds in known]
         return {
-            "test": test, "n": n, "samples": list(rates), "rss": rss, "load_s": self.load_s,
+            "test": test, "n": n, "mean": fmean(rates), "spread": pstdev(rates),
+            "samples": list(rates), "rss": rss, "load_s": self.load_s,
             "bytes_per_token": total.bytes / tokens, "flops_per_token": total.flops / tokens,
             "bandwidth": [read for read, _ in limits], "flops": [adds for _, adds in limits],
             "of_limit": [r * per_token / (read if decode else adds)
-                         for r, (read, adds) in zip(rates, limits, strict=True)],
-            "of_bound": [r / b for r, b in zip(rates, bounds, strict=True)],
+                         for r, (read, adds) in zip(rates, known, strict=False)],
+            "of_bound": [r / b for r, b in zip(rates, bounds, strict=False)],
         }
 
 
@@ -163,14 +175,20 @@ def _sum(costs: Sequence[Cost]) -> Cost:
 
 def table(records: Sequence[dict[str, Any]]) -> str:
     """A markdown table of the records of `Bench`."""
-    lines = ["| test | n | min | median | max tokens/s | MB/token | MFLOP/token | read GB/s"
-             " | FMA GFLOP/s | of stick | of bound | resident MB |", "| --- |" + " ---: |" * 11]
+    lines = ["| test | n | tokens/s, median | mean | +- | min | max | MB/token | MFLOP/token"
+             " | read GB/s | FMA GFLOP/s | of stick | of bound | resident MB |",
+             "| --- |" + " ---: |" * 13]
     for r in (r for r in records if r["samples"]):
         s = r["samples"]
         lines.append(
-            f"| {r['test']} | {r['n']} | {min(s):.1f} | {median(s):.1f} | {max(s):.1f} "
+            f"| {r['test']} | {r['n']} | {median(s):.1f} | {r['mean']:.1f} | {r['spread']:.1f} "
+            f"| {min(s):.1f} | {max(s):.1f} "
             f"| {r['bytes_per_token'] / 1e6:.2f} | {r['flops_per_token'] / 1e6:.0f} "
             f"| {median(r['bandwidth']) / 1e9:.1f} | {median(r['flops']) / 1e9:.0f} "
-            f"| {median(r['of_limit']):.0%} | {median(r['of_bound']):.0%} "
+            f"| {_share(r['of_limit'])} | {_share(r['of_bound'])} "
             f"| {r['rss'] / 1e6:.0f} |")
     return "\n".join(lines)
+
+
+def _share(values: Sequence[float]) -> str:
+    return f"{median(values):.0%}" if values else "-"

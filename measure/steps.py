@@ -59,12 +59,27 @@ def by_kind(costs: Sequence[Cost], seconds: npt.NDArray[np.float64], bandwidth: 
     return sorted(rows.values(), key=lambda r: -r.seconds)
 
 
-def breakdown(title: str, rows: Sequence[Row], bandwidth: float, peak: float) -> str:
+@dataclass(frozen=True)
+class Breakdown:
+    """The steps of one call by kind, beside bytes and operations per second of the machine."""
+
+    entry: str
+    tokens: int
+    depth: int
+    bandwidth: float
+    peak: float
+    rows: list[Row]
+
+
+def breakdown(call: Breakdown) -> str:
     """A markdown table; `limit` is the time the bytes or operations need at full speed."""
+    rows, bandwidth, peak = call.rows, call.bandwidth, call.peak
     total, limit = sum(r.seconds for r in rows), sum(r.limit for r in rows)
+    title = call.entry if call.tokens == 1 else f"{call.entry} of {call.tokens}"
     lines = [
-        f"### {title}: {1e3 * total:.2f} ms in steps, {1e3 * limit:.2f} ms at full speed "
-        f"({bandwidth / 1e9:.1f} GB/s, {peak / 1e9:.0f} GFLOP/s)\n",
+        f"### {title} at depth {call.depth}: {1e3 * total:.2f} ms in steps, "
+        f"{1e3 * limit:.2f} ms at full speed ({bandwidth / 1e9:.1f} GB/s, "
+        f"{peak / 1e9:.0f} GFLOP/s)\n",
         "| step | calls | us | share | MB | GB/s | of read | GFLOP/s | of FMA | above limit us |",
         "| --- |" + " ---: |" * 9,
     ]

@@ -13,13 +13,22 @@ Mix = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class Point:
-    """A policy, what its weights take, and what they cost: mean KL divergence in nats a token."""
+    """A policy, what it takes, and what it costs: mean KL divergence in nats a token.
+
+    bytes are those of the weights, state_bytes those of a sequence of the artifact's context.
+    """
 
     policy: str
     bytes: int
     kl: float
     cross_entropy_difference: float = 0.0
     top1_agreement: float = 1.0
+    state_bytes: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of both."""
+        return self.bytes + self.state_bytes
 
 
 @dataclass(frozen=True)
@@ -65,8 +74,8 @@ def _mixes(base: Point, single: Mapping[tuple[str, str], Point], roles: Sequence
     for choice in itertools.product(("", *codecs), repeat=len(roles)):
         mix = tuple((r, c) for r, c in zip(roles, choice, strict=True) if c)
         kl = sum(single[m].kl for m in mix)
-        saved = sum(base.bytes - single[m].bytes for m in mix)
-        if kl <= budget and all(single[m].bytes < base.bytes for m in mix):
+        saved = sum(base.size - single[m].size for m in mix)
+        if kl <= budget and all(single[m].size < base.size for m in mix):
             found.append((-saved, kl, mix))
     yield from (mix for *_, mix in sorted(found))
 

@@ -35,6 +35,7 @@ ROLES = {
     "kv": "window and compressed entries that attention reads",
     "index-keys": "compressed entries that the indexer scores",
 }
+SEARCHED = (GROUP_FP4, GROUP_INT8, GROUP_INT4)
 STATES = ("kv", "index-keys")
 """Roles of states, float32 as shipped."""
 STATE_CODECS = ("bf16", "released")
@@ -56,14 +57,19 @@ def parse_policy(text: str) -> dict[str, str]:
     for part in text.split(","):
         role, equals, name = (word.strip() for word in part.partition("="))
         if not equals or role not in ROLES or role in policy:
-            raise _refused(text, f"`{part.strip()}` names no role, or one twice",
+            raise _refused(text, f"{part.strip()!r} names no role, or one twice",
                            f"the roles are {', '.join(ROLES)}")
         known = (SHIPPED, *(STATE_CODECS if role in STATES else CODEC_NAMES))
         if name not in known:
-            raise _refused(text, f"`{name}` is no codec of {role}",
+            raise _refused(text, f"{name!r} is no codec of {role}",
                            f"there are {', '.join(known)}")
         policy[role] = name
     return {role: name for role, name in policy.items() if name != SHIPPED}
+
+
+def searched(text: str) -> bool:
+    """Whether a policy has a codec whose scales are searched, so that columns can weigh."""
+    return any(CODEC_NAMES.get(name) in SEARCHED for name in parse_policy(text).values())
 
 
 def quantizer(text: str, patterns: Mapping[str, Sequence[str]], tail: int = 0,

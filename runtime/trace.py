@@ -97,7 +97,7 @@ class Tracer:
         with session._exclusive():
             context = session._usable_context()
             if not hasattr(context, "steps"):
-                raise _impossible(self.model.manifest, "its launcher runs whole entries only")
+                raise whole_entries(self.model.manifest)
             session._broken = "a trace was not read to its end"
             yield from self._feed(cast(SteppingContext, context), entry, tokens)
             session._broken = None
@@ -174,11 +174,14 @@ def _words(entry: Entry, step: int) -> list[str]:
             if space in (ARENA, STATE)]  # fmt: skip
 
 
-def _impossible(manifest: Manifest, why: str) -> FirstlightError:
-    return FirstlightError(
-        "F613",
-        "this artifact cannot be traced",
-        where=str(manifest.directory),
-        why=why,
-        try_="firstlight compile CHECKPOINT -o DIR    again, with this version",
-    )
+def whole_entries(manifest: Manifest) -> FirstlightError:
+    """F613: the launcher runs whole entries only."""
+    return _impossible(manifest, "its launcher runs whole entries only",
+                       "firstlight compile CHECKPOINT --target cpu -o DIR    and that artifact")
+
+
+def _impossible(manifest: Manifest, why: str,
+                hint: str = "firstlight compile CHECKPOINT -o DIR    again, with this version",
+                ) -> FirstlightError:
+    return FirstlightError("F613", "this artifact cannot be traced", where=str(manifest.directory),
+                           why=why, try_=hint)

@@ -1,5 +1,6 @@
 """Weights in another codec: what pieces give is what the whole matrix gives, also in a model."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -67,3 +68,30 @@ def test_a_quantized_model_is_its_own_interpretation(policy: str, tmp_path: Path
         with open_sides([str(tmp_path / "quantized"), other], checkpoint, threads=1) as opened:
             report = compare(*opened, token_ids(opened, None, None))
         assert (report.first is None) == equal
+
+
+def test_four_bits_fit_eight_exactly() -> None:
+    """Steps of e2m1 under a power of two are integers under another."""
+    rng = np.random.default_rng(3)
+    values = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
+    groups = rng.choice(values, (64, 8, 32)) * rng.choice([-1, 1], (64, 8, 32))
+    w = (groups * np.exp2(rng.integers(-20, 20, (64, 8, 1)))).astype(np.float32).reshape(64, 256)
+    assert np.array_equal(decode_weight(*quantize(w, GROUP_INT8), GROUP_INT8), w)
+
+
+def test_the_report_says_by_role_what_rounding_lost(tmp_path: Path) -> None:
+    config = random_config(8, layers="ch", csa=4, hca=8, hidden_size=96)
+    write_checkpoint(tmp_path / "in", config, random_tensors(config, 9))
+    rows = {}
+    for threads in (1, 2):
+        out = tmp_path / f"out{threads}"
+        compile_checkpoint(tmp_path / "in", out, CompileOptions(
+            quantize="attn=int8-g32,head=int4-g32", context=64, threads=threads))
+        rows[threads] = json.loads((out / "report.json").read_text())["weights"]
+    assert rows[1] == rows[2]
+    lost = {row["role"]: row["rms_error"] for row in rows[1]}
+    assert 0.001 < lost.pop("attn") < 0.01
+    assert 0.03 < lost.pop("head") < 0.12
+    assert set(lost.values()) == {0.0}
+    stored = {row["role"]: row["stored"] for row in rows[1]}
+    assert stored["head"] == GROUP_INT4

@@ -56,8 +56,17 @@ def test_what_is_fed_decides_the_scales() -> None:
 
 def test_calibrate_wants_a_policy(checkpoint, tmp_path, capsys) -> None:
     command = ["compile", str(checkpoint), "-o", str(tmp_path / "out"), "--calibrate"]
-    assert run_command_line([*command, str(tmp_path / "no.txt")]) == 2
-    assert "--quantize" in capsys.readouterr().err
+    for policy in ("shipped", "fp8", "kv=bf16"):
+        assert run_command_line([*command, str(tmp_path / "no.txt"), "--quantize", policy]) == 1
+        assert capsys.readouterr().err.startswith("error[F306]: a calibration would change nothing")
     assert run_command_line([*command, str(tmp_path / "no.txt"), "--quantize", "int4-g32"]) == 1
     assert capsys.readouterr().err.startswith("error[F709]")
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "mine").touch()
+    assert run_command_line(["compile", str(checkpoint), "-o", str(taken), "--quantize", "mxfp4",
+                             "--calibrate", "no.txt"]) == 1
+    assert capsys.readouterr().err.startswith("error[F420]")
+    (taken / "mine").unlink()
+    taken.rmdir()
     assert list(tmp_path.iterdir()) == []

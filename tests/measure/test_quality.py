@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from firstlight.measure import quality
-from firstlight.measure.quality import measure, read_ids, windows
+from firstlight.measure.quality import comparable, measure, read_ids, windows
 from firstlight.runtime import load
 from firstlight.runtime.errors import FirstlightError
 
@@ -20,7 +20,7 @@ def model(tiny_artifact: Path):
 
 
 def test_against_itself_nothing_is_lost(model, tiny_folder: Path) -> None:
-    sequences = read_ids(tiny_folder / "validation_tokens.json", model.vocab_size, list)
+    sequences = read_ids(tiny_folder / "validation_tokens.json", model.vocab_size, list, 9999)
     expected = json.loads((tiny_folder / "expected.json").read_text())
     document = measure(model, model, sequences, window=64, tokens=300).document()
     assert document["tokens"] == 300 - 5, "the last token of each of five windows predicts nothing"
@@ -45,7 +45,8 @@ def fake(logits: np.ndarray, chunk: int = 16):
             return logits[self.at - len(ids) : self.at].astype(np.float32)
 
     return SimpleNamespace(vocab_size=logits.shape[1], session=Session,
-                           manifest=SimpleNamespace(context=100, chunk=chunk))
+                           manifest=SimpleNamespace(context=100, chunk=chunk,
+                                                    directory="fake"))
 
 
 def test_the_numbers_are_what_they_are_called(monkeypatch) -> None:
@@ -84,14 +85,17 @@ def test_overlap_counts_sets() -> None:
 
 @pytest.mark.parametrize(("name", "text"), [
     ("a.txt", ""), ("a.json", "{}"), ("a.json", "[1"), ("a.json", '{"sequences": [[1]]}'),
-    ("a.json", '{"sequences": [["x", 1]]}'), ("missing", None)])
+    ("a.json", '{"sequences": [["x", 1]]}'), ("a.json", '{"sequences": [[1e999, 2]]}'),
+    ("a.json", '{"sequences": [[1.7, 2]]}'), ("a.json", '{"sequences": [[true, 2]]}'),
+    ("a.json", '{"sequences": [["12", 2]]}'), ("a.json", "[" * 100_000), ("a.json", "[]"),
+    ("missing", None)])
 def test_what_is_no_text(model, tmp_path, name, text) -> None:
     if text is not None:
         (tmp_path / name).write_text(text)
     with pytest.raises(FirstlightError, match="F709"):
-        read_ids(tmp_path / name, model.vocab_size, model.tokenizer.encode)
+        read_ids(tmp_path / name, model.vocab_size, model.tokenizer.encode, 99)
 
 
 def test_other_vocabulary(model) -> None:
     with pytest.raises(FirstlightError, match="F710"):
-        measure(model, fake(np.zeros((4, 7))), [[1, 2]])
+        comparable(model, fake(np.zeros((4, 7))))

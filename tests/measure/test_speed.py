@@ -23,8 +23,9 @@ def test_rows_say_what_was_measured(tiny_artifact: Path, tmp_path, capsys) -> No
     for row in (prefill, decode):
         assert len(row["samples"]) == len(row["of_bound"]) == 2
         assert 0 < min(row["of_bound"]) < 2
-    assert all(value > 1e8 for value in document["machine"].values())
-    assert document["machine"]["byte_products"] < 100 * document["machine"]["multiply_add"]
+    assert all(value > 0.1 for value in document["machine"].values())
+    assert (document["machine"]["byte_products_gop_s"]
+            < 100 * document["machine"]["multiply_add_gflop_s"])
     table = tmp_path / "rows.csv"
     assert run_command_line([*arguments, "--breakdown", "--csv", str(table)]) == 0
     out = capsys.readouterr().out
@@ -32,7 +33,9 @@ def test_rows_say_what_was_measured(tiny_artifact: Path, tmp_path, capsys) -> No
     assert "expert_ffn" in out
     rows = list(csv.DictReader(table.open()))
     assert [row["test"] for row in rows] == ["prefill", "decode"]
-    assert float(rows[0]["samples_mean"]) > 0
+    assert float(rows[0]["mean"]) > 0
+    assert len(rows[0]["all_samples"].split()) == 2
+    assert rows[0]["cpu"]
 
 
 def test_a_bound_is_the_sum_of_what_each_step_needs(tiny_artifact: Path) -> None:
@@ -62,6 +65,60 @@ def test_a_timeline_has_every_kernel_and_the_same_text(tiny_artifact, tmp_path, 
     assert {"layers.3.attn.wo_b", "head"} <= {e["name"] for e in kernels}
     assert all(e["dur"] >= 0 for e in events)
     assert any(e["args"]["bytes"] > 100_000 for e in kernels)
+
+
+@pytest.mark.parametrize(("tokens", "code"), [
+    ("1,99999", "F605"), ("1,-5", "F605"), (",".join(["1"] * 3000), "F607")])
+def test_a_profiled_run_refuses_what_a_run_refuses(tiny_artifact, tmp_path, capsys, tokens,
+                                                   code) -> None:
+    path = tmp_path / "profile.json"
+    run = ["run", str(tiny_artifact), "--tokens", tokens, "--profile", str(path)]
+    assert run_command_line(run) == 1
+    assert capsys.readouterr().err.startswith(f"error[{code}]")
+    assert not path.exists()
+
+
+def test_a_profiled_run_samples_and_stops_as_a_run_does(tiny_artifact, tmp_path, capsys) -> None:
+    path = tmp_path / "profile.json"
+    with load(tiny_artifact, threads=1) as model:
+        (eos, *_) = model.eos_token_ids
+        for seed in range(30):      # one that ends
+            asked = {"temperature": 3.0, "seed": seed, "max_new_tokens": 40}
+            wanted = list(model.session().generate([5, 6], **asked))
+            if wanted[-1] == eos:
+                break
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in asked.items()]
+    assert run_command_line(["run", str(tiny_artifact), "--tokens", "5,6", "--json", "--threads",
+                             "1", "--profile", str(path), *words]) == 0
+    assert json.loads(capsys.readouterr().out)["ids"] == wanted
+    calls = [e for e in json.loads(path.read_text())["traceEvents"] if e.get("tid") == 1]
+    assert len(calls) == 1 + len(wanted), "their name, the prompt, a call for all but the last"
+
+
+@pytest.mark.parametrize(("command", "code"), [
+    (["bench", "--csv", "no/such/folder/rows.csv"], "F714"),
+    (["bench", "--csv", "."], "F714"),
+    (["bench", "-p", "5000", "-d", "5000"], "F715"),
+    (["run", "--tokens", "1", "--profile", "no/such/folder/p.json"], "F714"),
+    (["quality", "--against", "x", "--text", "x", "--plot", "no/such/folder/p.svg"], "F714"),
+    (["quality", "--against", "x", "--text", "x", "--plot", "p.txt"], "F712"),
+    (["tune", "--budget", "1", "--text", "x", "--plot", "p.txt"], "F712")])
+def test_what_cannot_be_written_is_refused_before_the_work(tiny_artifact, capsys, command,
+                                                           code) -> None:
+    assert run_command_line([command[0], str(tiny_artifact), *command[1:]]) == 1
+    assert capsys.readouterr().err.startswith(f"error[{code}]")
+
+
+def test_a_breakdown_as_data(tiny_artifact, capsys) -> None:
+    assert run_command_line(["bench", str(tiny_artifact), "-p", "9", "-d", "20", "-r", "1", "-n",
+                             "1", "--threads", "1", "--breakdown", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    prefill, decode = document["breakdown"]
+    assert (prefill["tokens"], decode["entry"], decode["depth"]) == (9, "decode", 20)
+    assert sum(row["calls"] for row in decode["rows"]) > 30
+    assert document["numerics"] == "float"
+    assert document["quantize"] == "shipped"
+    assert document["rows"][0]["mean"] == document["rows"][0]["samples"][0]
 
 
 @pytest.mark.parametrize("numbers", ["0", "x", "1,-2"])

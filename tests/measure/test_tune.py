@@ -73,4 +73,6 @@ def test_pictures(tmp_path) -> None:
         assert (tmp_path / name).stat().st_size > 5000
     assert "head=int4" in (tmp_path / "a.svg").read_text()
     with pytest.raises(FirstlightError, match="F712"):
-        plot(points, tmp_path / "a.html")
+        plot(points, tmp_path / "a.txt")
+    plot(points, tmp_path / "a.html")
+    assert "<svg" in (tmp_path / "a.html").read_text()
