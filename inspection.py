@@ -59,6 +59,7 @@ def inspect_artifact(path: Path) -> dict[str, Any]:
             [str(manifest.requires.get("arch", "")), *manifest.requires.get("features", ())]
         ).strip(),
         "numerics": document.get("numerics"),
+        "quantize": document.get("quantize", "shipped"),
         "kernels": document.get("kernels"),
         "context": manifest.context,
         "chunk": manifest.chunk,

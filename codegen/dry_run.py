@@ -47,7 +47,8 @@ def plan_document(job: Job, options: CompileOptions) -> dict[str, Any]:
                                        job.planned).per(entry.tokens)
     state = state_plan(job.fused, job.planned)
     return {
-        "target": job.target.name, "context": job.context, "chunk": job.chunk,
+        "target": job.target.name, "numerics": options.numerics, "quantize": options.quantize,
+        "context": job.context, "chunk": job.chunk,
         "functions": {f.name: census(f) for f in job.fused},
         "calls": census(job.fused).get("call", 0),
         "ops": {name: {"count": n, **how[name]} for name, n in sorted(counts.items())},

@@ -130,7 +130,9 @@ def bench_command(
         emit({**facts, "rows": rows, **broken, **scaled}, True)
         return
     left = [f"{test} {n}" for test, n in wanted if (test, n) not in tests]
-    emit({**facts, "left_out": left}, False)
+    units = {"read": "GB/s", "multiply_add": "GFLOP/s", "byte_products": "GOP/s"}
+    sticks = {name: f"{facts['machine'][name] / 1e9:.1f} {unit}" for name, unit in units.items()}
+    emit({**facts, "machine": sticks, "left_out": left}, False)
     click.echo("\n" + table(rows))
     for text in tables:
         click.echo("\n" + text)
@@ -301,6 +303,7 @@ def tune_command(
     """
     with compiler_needed("tune"):
         from firstlight.compiler import CompileOptions, compile_checkpoint
+        from firstlight.frontend.checkpoint import read_config
         from firstlight.measure.tune import parse_budget, tune
         from firstlight.passes.policy import parse_policy
 
@@ -309,7 +312,8 @@ def tune_command(
         for role in names[0]:
             for codec in names[1]:
                 parse_policy(f"{role}={codec}")
-        options = CompileOptions(context=max(window, context or 0, 512), chunk=256)
+        fits = min(max(window, 512), read_config(checkpoint).max_position_embeddings)
+        options = CompileOptions(context=max(fits, context or 0), chunk=256)
         options = replace(options, **({"target": target} if target else {}))
         with tempfile.TemporaryDirectory() as scratch, Progress(as_json) as progress:
             count = 0

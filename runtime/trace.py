@@ -181,7 +181,8 @@ def whole_entries(manifest: Manifest) -> FirstlightError:
 
 
 def _impossible(manifest: Manifest, why: str,
-                hint: str = "firstlight compile CHECKPOINT -o DIR    again, with this version",
+                hint: str = "firstlight compile CHECKPOINT -o DIR    again (targets that run whole "
+                            "graphs keep no debug.json)",
                 ) -> FirstlightError:
     return FirstlightError("F613", "this artifact cannot be traced", where=str(manifest.directory),
                            why=why, try_=hint)

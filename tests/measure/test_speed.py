@@ -23,9 +23,8 @@ def test_rows_say_what_was_measured(tiny_artifact: Path, tmp_path, capsys) -> No
     for row in (prefill, decode):
         assert len(row["samples"]) == len(row["of_bound"]) == 2
         assert 0 < min(row["of_bound"]) < 2
-    assert all(value > 0.1 for value in document["machine"].values())
-    assert (document["machine"]["byte_products_gop_s"]
-            < 100 * document["machine"]["multiply_add_gflop_s"])
+    assert all(value > 1e8 for value in document["machine"].values())
+    assert document["machine"]["byte_products"] < 100 * document["machine"]["multiply_add"]
     table = tmp_path / "rows.csv"
     assert run_command_line([*arguments, "--breakdown", "--csv", str(table)]) == 0
     out = capsys.readouterr().out
