@@ -91,7 +91,7 @@ def bench_command(
     the one that fits the test (reads for decode, multiply-adds for prefill); `of bound` counts for
     every step the longer of the times that its bytes and its operations need.
     """
-    from firstlight.measure.scale import Scale
+    from firstlight.measure.scale import ASSUMED, Scale
     from firstlight.measure.scale import table as scale_table
     from firstlight.measure.speed import Bench, table
     from firstlight.measure.steps import breakdown as breakdown_table
@@ -136,6 +136,8 @@ def bench_command(
     click.echo("\n" + table(rows))
     for text in tables:
         click.echo("\n" + text)
+    if plan is not None:
+        click.echo("\n" + ASSUMED)
 
 
 def _facts(artifact: Path, bench: Bench) -> dict[str, Any]:

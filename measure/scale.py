@@ -23,9 +23,9 @@ from firstlight.runtime.sizes import value
 Times = tuple[float, list[float]]
 """Seconds of a step, and of each region in it."""
 
-ASSUMED = ("Of more threads than this machine has, GB/s are n times one thread's unless --bandwidth "
-           "says less, each thread has a core of its own, and its memory is on the node of that "
-           "core.")
+ASSUMED = ("Of more threads than this machine has, GB/s are n times one thread's unless "
+           "--bandwidth says less; each has a core of its own, and its memory is on the node of "
+           "that core.")
 READ, READS = 1 << 26, 16
 DECODE_REPEATS = 4      # a token is so short that other processes disturb whole samples
 
@@ -232,4 +232,4 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         times = " | ".join(f"{1e3 * spent:.2f}" for spent in row["seconds"].values())
         lines.append(f"| {row['threads']} | {row['bandwidth'] / 1e9:.1f} "
                      f"| {row['tokens_per_s']:.1f} | {measured} | {times} |")
-    return "\n".join([*lines, "", ASSUMED])
+    return "\n".join(lines)
