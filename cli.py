@@ -250,7 +250,8 @@ def _prompt(_: click.Context, __: click.Parameter, text: str | None) -> str | No
 @click.option("--threads", type=click.IntRange(min=1), help="[default: all usable cores]")
 @click.option("--inputs", type=FOLDER, metavar="IN.npz",
               help="Arrays by name, for what was compiled from ONNX.")
-@click.option("--outputs", type=FOLDER, metavar="OUT.npz", help="Where its outputs go.")
+@click.option("--outputs", type=FOLDER, callback=new_file, metavar="OUT.npz",
+              help="Where its outputs go.")
 @click.option("--profile", type=FOLDER, callback=new_file, metavar="F.json",
               help="Run kernel by kernel, which is slower, and write a timeline for Perfetto.")
 @click.option("-q", "--quiet", is_flag=True, help="Print no timing on standard error.")
@@ -285,9 +286,11 @@ def run_command(
 
             timeline = Timeline(model)
         session = model.session() if timeline is None else timeline.session()
-        result = _generate(session, ids, prompt is not None, not as_json, sampling)
-        if timeline is not None and profile is not None:
-            timeline.write(profile)
+        try:
+            result = _generate(session, ids, prompt is not None, not as_json, sampling)
+        finally:
+            if timeline is not None and profile is not None and timeline.events:
+                timeline.write(profile)     # of what was run, also where the context became full
     if as_json:
         emit(result, as_json)
     elif not quiet:
@@ -336,9 +339,9 @@ def _generate(
 
 @cli.command("inspect", epilog=STATUSES)
 @click.argument("path", metavar="DIR|CHECKPOINT", type=FOLDER)
-@click.option("--graph", type=FOLDER, metavar="OUT.dot",
+@click.option("--graph", type=FOLDER, callback=new_file, metavar="OUT.dot",
               help="Write the fused graph of a checkpoint for Graphviz.")
-@click.option("--onnx", "onnx_file", type=FOLDER, metavar="OUT.onnx",
+@click.option("--onnx", "onnx_file", type=FOLDER, callback=new_file, metavar="OUT.onnx",
               help="Write the fused graph as ONNX functions, to be looked at in a viewer.")
 @json_option
 def inspect_command(
@@ -435,7 +438,8 @@ def targets_command(name: str | None, as_json: bool) -> None:
 @click.option("--oracle", type=click.Choice(["onnxruntime"]),
               help="Instead: what does this engine think of the references of all ops?")
 @click.option("--ops", metavar="a,b", help="Only these ops.")
-@click.option("--json", "report_file", type=FOLDER, metavar="F", help="Write the report to F.")
+@click.option("--json", "report_file", type=FOLDER, callback=new_file, metavar="F",
+              help="Write the report to F.")
 @click.option("--matrix", is_flag=True,
               help="The names are reports: print them as markdown tables.")
 @click.option("-q", "--quiet", is_flag=True, help="Print no progress.")
@@ -449,8 +453,6 @@ def conform_command(
     """
     if not matrix and len(names) != 1:
         raise click.UsageError("Give one target (or --matrix and report files).")
-    if report_file is not None and not report_file.parent.is_dir():  # now, not after an hour
-        raise click.UsageError(f"There is no folder {report_file.parent} for --json.")
     with compiler_needed("conform"):
         from firstlight import targets
         from firstlight.targets import conform as kit

@@ -137,13 +137,13 @@ def quantized(options: CompileOptions, config: ModelConfig, target: Target) -> C
 
 def refuse_calibrating(checkpoint: Path, out: Path, options: CompileOptions) -> None:
     """What would be refused after a calibration, which takes long, and one that changes nothing."""
-    targets.find(options.target)
     if not searched(options.quantize):
         raise FirstlightError(
             "F306", "a calibration would change nothing", where=f"--quantize {options.quantize}",
             why="only mxfp4, int8-g32 and int4-g32 have scales that are searched",
             try_="without --calibrate, or another policy")
     _refuse_out(out, checkpoint, options.force)
+    plan_checkpoint(checkpoint, options)
 
 
 def _refuse_out(out: Path, checkpoint: Path, force: bool) -> None:

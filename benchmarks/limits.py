@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-DECODE_OF_BANDWIDTH = 0.60
+DECODE_OF_BANDWIDTH = 0.50
 PREFILL = 512                # tokens of the prompt that is judged
 PREFILL_OVER_DECODE = 2.0    # tokens/s of that prompt over tokens/s of any decode
 COMPILE_SECONDS = 45.0

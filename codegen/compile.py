@@ -259,9 +259,11 @@ def compile_module(job: Job, sources: Mapping[str, Any], out: Path, options: Com
         weights, report = make(job, sources, folder, options, model, state, progress)
         for name, path in copies.items():
             shutil.copyfile(path, folder / name)
+        rows = weight_report(job.shipped, job.stored, sources, roles)
+        if job.target.assemble:     # which stores weights in forms of its own
+            rows = [{k: v for k, v in row.items() if k not in ("stored", "bytes")} for row in rows]
         report |= {"numerics": options.numerics, "quantize": options.quantize,
-                   "calibrated": bool(options.importance),
-                   "weights": weight_report(job.shipped, job.stored, sources, roles)}
+                   "calibrated": bool(options.importance), "weights": rows}
         write_json(folder / "report.json", report)
         write_manifest(folder, {
             "schema": 1, "kind": KIND, "name": model["name"],

@@ -39,7 +39,11 @@ class Requantized:
         return self.source.shape
 
     def pieces(self, rows: int) -> Iterator[tuple[int, Array, Array | None]]:
-        """As of any source; `rows` is a multiple of the codec's blocks, or more than there are."""
+        """As of any source; `rows` is a multiple of the codec's blocks, or more than there are.
+
+        `lost` begins anew with the first.
+        """
+        self.lost.squares = self.lost.errors = 0.0
         if CODECS[self.codec].block[0] == 1:
             yield from self._encoded(rows)
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -18,7 +19,7 @@ def weight_report(shipped: Mapping[str, TensorType], stored: Mapping[str, Tensor
                   ) -> list[dict[str, Any]]:
     """Rows with the role, the codecs of the checkpoint and of the artifact, how many weights there
     are, their bytes without padding, and the root mean square of the rounding error as a part of
-    the weights (0 where no bit changed).
+    the weights (0 where no bit changed, None where weights are no numbers).
 
     Args:
         shipped, stored: types of every weight, in the checkpoint and in the artifact.
@@ -37,7 +38,7 @@ def weight_report(shipped: Mapping[str, TensorType], stored: Mapping[str, Tensor
             "role": role,
             "shipped": _codecs(shipped, names[role]), "stored": _codecs(stored, names[role]),
             "weights": len(names[role]), "bytes": sum(stored[n].nbytes() for n in names[role]),
-            "rms_error": lost.rms,
+            "rms_error": lost.rms if math.isfinite(lost.rms) else None,
         })
     return rows
 

@@ -106,9 +106,8 @@ def write_weights(folder: Path, stored: Sequence[Stored], sources: Mapping[str, 
             written[name] = news
         elif isinstance(news, tuple):
             weight, theirs = news
-            own = lost_by(sources[weight])
-            if own is not None and own is not theirs:     # of another process
-                own.add(theirs)
+            if (own := lost_by(sources[weight])) is not None:       # here, or of another process
+                own.squares, own.errors = theirs.squares, theirs.errors
         else:
             finished += news
             progress(min(finished, total), total)        # a file that failed is begun again

@@ -38,11 +38,12 @@ window_option = click.option("--window", type=click.IntRange(min=2), default=512
 
 
 def _picture(context: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
+    path = new_file(context, option, path)
     if path is not None:
         from firstlight.measure.plot import check_picture
 
         check_picture(path)
-    return new_file(context, option, path)
+    return path
 
 
 plot_option = click.option("--plot", type=FOLDER, callback=_picture, metavar="FILE",
@@ -110,6 +111,8 @@ def bench_command(
                 f"{generate + 2} more than its depth",
             try_="smaller numbers, or firstlight compile CHECKPOINT --context N")
     rows: list[dict[str, Any]] = []
+    if breakdown:
+        bench.refuse_steps()
     tables, steps, planned = [], [], []
     with Progress(as_json) as progress:
         for done, (test, n) in enumerate(tests):
@@ -180,7 +183,8 @@ def _csv(rows: list[dict[str, Any]], facts: dict[str, Any]) -> str:
     flat = [{**{k: v for k, v in facts.items() if k != "machine"}, **facts["machine"],
              "all_samples": " ".join(map(repr, row["samples"])),
              **{k: v for k, v in row.items() if not isinstance(v, list)},
-             **{f"{k}_{name}": f(v) for k, v in row.items() if isinstance(v, list) and v
+             **{f"{k}_{name}": f(v) for k, v in row.items()
+                if isinstance(v, list) and v and k != "samples"
                 for name, f in (("mean", fmean), ("spread", pstdev))}} for row in rows]
     writer = csv.DictWriter(out, sorted({k for row in flat for k in row}))
     writer.writeheader()
@@ -271,8 +275,8 @@ def _roles(folder: Path) -> list[dict[str, Any]]:
     """What the compiler's report says of the weights by role; older artifacts say nothing."""
     try:
         rows = json.loads((folder / "report.json").read_bytes())["weights"]
-        return [{name: row[name] for name in ("role", "shipped", "stored", "weights", "bytes",
-                                              "rms_error")} for row in rows]
+        names = ("role", "shipped", "stored", "weights", "bytes", "rms_error")
+        return [{name: row[name] for name in names if name in row} for row in rows]
     except (OSError, ValueError, KeyError, TypeError):
         return []
 
@@ -290,7 +294,8 @@ def _roles(folder: Path) -> list[dict[str, Any]]:
               help="Roles to try them in.")
 @click.option("--target", help="See `firstlight targets`; it must run here.")
 @click.option("--context", type=click.IntRange(min=1), metavar="N",
-              help="Tokens whose state counts, too, beside the weights. [default: --window]")
+              help="Tokens whose state counts, too, beside the weights. "
+                   "[default and least: 512 and --window]")
 @plot_option
 @json_option
 def tune_command(
@@ -315,7 +320,8 @@ def tune_command(
             for codec in names[1]:
                 parse_policy(f"{role}={codec}")
         fits = min(max(window, 512), read_config(checkpoint).max_position_embeddings)
-        options = CompileOptions(context=max(fits, context or 0), chunk=256)
+        fits = max(fits, context or 0)
+        options = CompileOptions(context=fits, chunk=min(256, fits))
         options = replace(options, **({"target": target} if target else {}))
         with tempfile.TemporaryDirectory() as scratch, Progress(as_json) as progress:
             count = 0

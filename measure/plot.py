@@ -27,10 +27,10 @@ def check_picture(path: Path) -> None:
 
 
 def plot(points: Sequence[Point], path: Path, chosen: Point | None = None) -> None:
-    """Write a picture of policies: weight bytes across, KL divergence up (logarithmic).
+    """Write a picture of policies: bytes of weights and state across, KL divergence up.
 
-    Policies without divergence (the shipped weights) are a line at their bytes. Raises F712 as
-    `check_picture` does.
+    The latter is logarithmic. Policies without divergence (the shipped weights) are a line at
+    their bytes. Raises F712 as `check_picture` does.
     """
     check_picture(path)
     import matplotlib
@@ -40,7 +40,7 @@ def plot(points: Sequence[Point], path: Path, chosen: Point | None = None) -> No
 
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
     for point in points:
-        size = point.bytes / 1e6
+        size = point.size / 1e6
         if point.kl <= 0:
             axes.axvline(size, color="grey", linestyle=":")
             axes.annotate(point.policy, (size, 1), xycoords=("data", "axes fraction"),
@@ -50,7 +50,7 @@ def plot(points: Sequence[Point], path: Path, chosen: Point | None = None) -> No
         axes.annotate(point.policy, (size, point.kl), fontsize=6, xytext=(3, 3),
                       textcoords="offset points")
     axes.set_yscale("log")
-    axes.set_xlabel("weights, MB")
+    axes.set_xlabel("weights and the state of a sequence, MB")
     axes.set_ylabel("KL divergence to the reference, nats a token")
     axes.grid(alpha=0.3)
     drawn = io.BytesIO()

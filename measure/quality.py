@@ -128,14 +128,16 @@ def measure(model: Model, reference: Model, sequences: Sequence[Sequence[int]],
 
     The two are `comparable`. Artifacts that run whole calls only (ONNX) have no `layers`.
     """
-    quality = Quality()
+    quality, traced = Quality(), TRACED_WINDOWS
+    if traced and not (_traceable(model) and _traceable(reference)):
+        traced = 0
     size = min(window, model.manifest.context, reference.manifest.context)
     for number, ids in enumerate(windows(sequences, size, tokens)):
         both = zip(_logits(model, ids, decode), _logits(reference, ids, decode), strict=True)
         for (at, ours), (_, theirs) in both:
             known = ids[at + 1 : at + 1 + len(ours)]
             _add(quality, ours[: len(known)], theirs[: len(known)], known)
-        if number < TRACED_WINDOWS and _traceable(model) and _traceable(reference):
+        if number < traced:
             _trace(quality, model, reference, ids, decode)
     return quality
 

@@ -98,6 +98,12 @@ class Bench:
         record = self._record("decode", depth, rates, rss, costs, limits, 1)
         return {**record, "gen": tokens, "best": best}
 
+    def refuse_steps(self) -> None:
+        """Raises F613 if the launcher runs whole entries only."""
+        with self.model.session() as session:
+            if not hasattr(session._open_context(), "steps"):
+                raise whole_entries(self.model.manifest)
+
     def prefill_steps(self, n: int) -> Breakdown:
         """The steps of the last chunk of a prompt, by kind."""
         chunk = min(n, self.counter.chunk)
@@ -108,12 +114,9 @@ class Bench:
         return self.breakdown("decode", 1, depth, 4 * self.samples)
 
     def breakdown(self, entry: str, tokens: int, depth: int, repeats: int) -> Breakdown:
-        """The steps of one call by kind, each the best of several. Raises F613 if the launcher runs
-        whole entries only."""
+        """The steps of one call by kind, each the best of several."""
         session, ids = self.at(depth), self._ids(tokens).astype(np.int32)
         context: Any = session._context
-        if not hasattr(context, "steps"):
-            raise whole_entries(self.model.manifest)
         costs = self.counter.steps(entry, tokens, depth)
         step_times(context, entry, ids, self.clock, len(costs))
         rounds, reads, sums = [], [], []

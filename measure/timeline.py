@@ -34,12 +34,13 @@ class Timeline:
         self.events: list[Event] = []
 
     def session(self) -> Session:
-        """A new session under observation. Raises F613 if the launcher runs whole entries only."""
+        """A new session under observation; its forks are not. Raises F613 if the launcher runs
+        whole entries only."""
         session = self.model.session()
         context = session._open_context()
         if not hasattr(context, "steps"):
             raise whole_entries(self.model.manifest)
-        session._context = _Observed(context, self)
+        session._context = _Observed(context, self, session)
         return session
 
     def write(self, path: Path) -> None:
@@ -56,10 +57,13 @@ class Timeline:
 
 
 class _Observed(Context):
-    """A context that runs entries step by step and notes every step."""
+    """The context of a session, run step by step; every step is noted.
 
-    def __init__(self, context: Any, timeline: Timeline) -> None:
-        self._context, self._timeline = context, timeline
+    A call that does not come to its end (Ctrl+C) leaves the session broken (F610).
+    """
+
+    def __init__(self, context: Any, timeline: Timeline, session: Session) -> None:
+        self._context, self._timeline, self._session = context, timeline, session
 
     @property
     def position(self) -> int:      # type: ignore[override]
@@ -71,6 +75,7 @@ class _Observed(Context):
         timeline, depth = self._timeline, self.position
         costs = timeline.counter.steps(entry, len(tokens), depth)
         rows = (row for row in timeline.tracer.rows[entry] if row.op != RETURN)
+        self._session._broken = "a profiled call was not finished"
         first = now = time.perf_counter()
         for row, cost, _ in zip(rows, costs, self._context.steps(entry, tokens), strict=True):
             end = time.perf_counter()
@@ -78,6 +83,7 @@ class _Observed(Context):
                 "bytes": int(cost.bytes), "GB/s": round(cost.bytes / (end - now) / 1e9, 2),
                 "GFLOP/s": round(cost.flops / (end - now) / 1e9, 2)})
             now = time.perf_counter()
+        self._session._broken = None
         timeline.event(f"{entry} of {len(tokens)} at {depth}", entry, first, now, 1, {})
         where = timeline.model.program.entries[entry].logits
         raw = self._context.arena(where, logits.nbytes)

@@ -48,7 +48,7 @@ GOOD = (
     ("compile", {"seconds": 46.0}, "compile took 46 s"),
     ("compile", {"rss": 1.6 * 2**30}, "compile held 1.60 GiB"),
     ("compile", {"test": "none"}, "compile was not measured"),
-    ("decode", {"of_limit": [0.9, 0.59, 0.1]}, "decode at 128 reached 59% of the read bandwidth"),
+    ("decode", {"of_limit": [0.9, 0.49, 0.1]}, "decode at 128 reached 49% of the read bandwidth"),
     ("decode", {"samples": [10.6]}, "prefill 512 is 1.98 times as fast as decode at 128"),
     ("decode", {"test": "none"}, "decode was not measured"),
     ("prefill", {"n": 500}, "prefill 512 was not measured"),
@@ -143,9 +143,14 @@ def test_the_gate_compares_shares_of_the_bound_by_processor(monkeypatch, tmp_pat
     assert baseline.judge(where, now, file) == lost, "the other balance has a share of its own"
     other = [{"test": "prefill", "n": 8, "of_bound": [1.0]} | sticks]
     assert len(baseline.judge(where, other, file)) == 2, "one is missing, the other new"
+    near = {"decode 128": {"4 FLOP/B": 0.5, "16 FLOP/B": 0.9, "unknown": 0.1}}
+    for balance, kept in (("2 FLOP/B", "50%"), ("32 FLOP/B", "90%")):
+        assert baseline.losses({"decode 128": {balance: 0.2}}, near) == [
+            f"decode 128 reached 20% of its bound, {kept} before"], "the nearest"
     baseline.record(where, now, file)
     baseline.record(where, then, file)
-    assert baseline.judge(where, now, file) == [], "both count"
+    assert json.loads(file.read_text())[where]["decode 128"]["8 FLOP/B"] == pytest.approx(
+        ((0.8 + 0.67) / 2 + 0.8) / 2, abs=2e-3), "both count"
     assert baseline.judge("elsewhere", now, file) == [
         "there is no baseline for elsewhere: --write-baseline"]
     committed = json.loads((BENCHMARKS / "baseline.json").read_text())

@@ -95,3 +95,13 @@ def test_the_report_says_by_role_what_rounding_lost(tmp_path: Path) -> None:
     assert set(lost.values()) == {0.0}
     stored = {row["role"]: row["stored"] for row in rows[1]}
     assert stored["head"] == GROUP_INT4
+
+
+def test_what_was_lost_counts_one_reading() -> None:
+    source = Requantized(Stored((2, 256, 96)), GROUP_INT4)
+    lost = []
+    for _ in range(2):
+        list(source.pieces(128))
+        lost.append((source.lost.squares, source.lost.errors))
+    assert lost[0] == lost[1]
+    assert 0 < source.lost.rms < 0.2

@@ -34,6 +34,37 @@ def test_against_itself_nothing_is_lost(model, tiny_folder: Path) -> None:
     assert {row["index_recall"] for row in layers.values()} == {1.0, None}
 
 
+def test_decisions_are_those_of_the_kernels_asked_for(model, monkeypatch) -> None:
+    """One token a call chooses what a prompt chooses, by the entry for that."""
+    fed = []
+
+    class Watched(quality.Tracer):
+        def feed(self, session, entry, ids):
+            fed.append((entry, len(ids)))
+            return super().feed(session, entry, ids)
+
+    monkeypatch.setattr(quality, "Tracer", Watched)
+    ids = np.random.default_rng(2).integers(0, model.vocab_size, 30).tolist()
+    whole, single = (quality._decisions(model, ids, decode) for decode in (False, True))
+    assert fed == [("prefill", 30)] + [("decode", 1)] * 30
+    assert whole.keys() == single.keys()
+    for (layer, name), values in whole.items():
+        assert values.shape == single[layer, name].shape
+        if name == "stream_error":
+            np.testing.assert_allclose(values, single[layer, name], rtol=1e-3, atol=1e-3)
+        else:
+            assert quality._overlap(values, single[layer, name]) > 0.99
+
+
+def test_a_reference_of_another_checkpoint_is_refused(model, monkeypatch) -> None:
+    comparable(model, model)
+    provenance = model.manifest.document["provenance"]
+    other = SimpleNamespace(vocab_size=model.vocab_size, manifest=SimpleNamespace(
+        directory="other", document={"provenance": provenance | {"shards": {"x": 1}}}))
+    with pytest.raises(FirstlightError, match="different checkpoints"):
+        comparable(model, other)
+
+
 def fake(logits: np.ndarray, chunk: int = 16):
     """A model whose logits are given by position."""
     class Session:

@@ -9,7 +9,9 @@ import pytest
 from firstlight.cli import run_command_line
 from firstlight.measure.counting import Counter
 from firstlight.measure.speed import Bench
+from firstlight.measure.timeline import Timeline
 from firstlight.runtime import load
+from firstlight.runtime.errors import FirstlightError
 
 
 def test_rows_say_what_was_measured(tiny_artifact: Path, tmp_path, capsys) -> None:
@@ -92,6 +94,36 @@ def test_a_profiled_run_samples_and_stops_as_a_run_does(tiny_artifact, tmp_path,
     assert json.loads(capsys.readouterr().out)["ids"] == wanted
     calls = [e for e in json.loads(path.read_text())["traceEvents"] if e.get("tid") == 1]
     assert len(calls) == 1 + len(wanted), "their name, the prompt, a call for all but the last"
+
+
+def test_a_profile_is_written_of_what_was_run(tiny_artifact, tmp_path, capsys) -> None:
+    path = tmp_path / "profile.json"
+    with load(tiny_artifact, threads=1) as model:
+        context = model.context
+    tokens = ",".join(["7"] * (context - 2))
+    assert run_command_line(["run", str(tiny_artifact), "--tokens", tokens, "-n", "9",
+                             "--ignore-eos", "--profile", str(path)]) == 1
+    out, err = capsys.readouterr()
+    assert err.startswith("error[F607]")
+    assert len(out.strip().split(",")) == 3
+    calls = [e for e in json.loads(path.read_text())["traceEvents"] if e["ph"] == "X"]
+    assert sum(e["name"].startswith("decode of 1 at") for e in calls) == 2
+
+
+def test_an_interrupted_call_breaks_the_session(tiny_artifact, monkeypatch) -> None:
+    with load(tiny_artifact, threads=1) as model:
+        timeline = Timeline(model)
+        session = timeline.session()
+        session.prefill([1, 2, 3])
+
+        def interrupted(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(timeline, "event", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            session.prefill([4, 5])
+        with pytest.raises(FirstlightError, match="F610"):
+            session.decode(6)
 
 
 @pytest.mark.parametrize(("command", "code"), [
