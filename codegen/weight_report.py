@@ -38,7 +38,8 @@ def weight_report(shipped: Mapping[str, TensorType], stored: Mapping[str, Tensor
             "role": role,
             "shipped": _codecs(shipped, names[role]), "stored": _codecs(stored, names[role]),
             "weights": len(names[role]), "bytes": sum(stored[n].nbytes() for n in names[role]),
-            "rms_error": lost.rms if math.isfinite(lost.rms) else None,
+            # six digits: sums differ in their last bits between machines, artifacts shall not
+            "rms_error": float(f"{lost.rms:.6g}") if math.isfinite(lost.rms) else None,
         })
     return rows
 
