@@ -61,9 +61,10 @@ class Engine:
 
     def line(self) -> str:
         """What there is to say about it."""
-        facts = [f"{k} {v:.3g}" for k, v in self.facts.items()]
+        facts = ", ".join(f"{k} {v:.3g}" for k, v in self.facts.items())
+        measured = [facts or "measured"] if self.samples else []
         failed = [f"{test} {n} failed: {why}" for (test, n), why in self.failed.items()]
-        return self.absent or "; ".join([", ".join(facts) or "measured", *failed])
+        return self.absent or "; ".join([*measured, *failed])
 
 
 @dataclass

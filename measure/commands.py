@@ -99,6 +99,8 @@ def bench_command(
 
     asked = _asked(scale, bandwidth)
     bench = Bench(artifact, threads, samples)
+    if breakdown:
+        bench.refuse_steps()
     plan = Scale(bench, asked) if asked else None
     context = bench.model.manifest.context
     wanted = [("prefill", n) for n in prefill] + [("decode", d) for d in decode]
@@ -111,8 +113,6 @@ def bench_command(
                 f"{generate + 2} more than its depth",
             try_="smaller numbers, or firstlight compile CHECKPOINT --context N")
     rows: list[dict[str, Any]] = []
-    if breakdown:
-        bench.refuse_steps()
     tables, steps, planned = [], [], []
     with Progress(as_json) as progress:
         for done, (test, n) in enumerate(tests):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from firstlight.runtime.errors import FirstlightError
 from firstlight.runtime.model import Model
 from firstlight.runtime.tokens import is_integer, token_array
-from firstlight.runtime.trace import RETURN, Tracer
+from firstlight.runtime.trace import RETURN, Tracer, can_step
 
 Array = NDArray[Any]
 DEFAULT_TOKENS, DEFAULT_WINDOW = 8192, 512
@@ -170,7 +170,7 @@ def _log_softmax(logits: Array) -> Array:
 
 def _traceable(model: Model) -> bool:
     with model.session() as session:
-        return hasattr(session._open_context(), "steps")
+        return can_step(session)
 
 
 def _trace(quality: Quality, model: Model, reference: Model, ids: Sequence[int],

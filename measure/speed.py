@@ -17,7 +17,7 @@ from firstlight.measure.steps import Breakdown, by_kind, step_times
 from firstlight.measure.sticks import Sticks
 from firstlight.runtime import load
 from firstlight.runtime.session import Session
-from firstlight.runtime.trace import whole_entries
+from firstlight.runtime.trace import stepping
 
 STICK_READS = 4
 PROFILE_STICK = 4 << 20     # bytes: as short as a step, since the best of many is taken
@@ -101,8 +101,7 @@ class Bench:
     def refuse_steps(self) -> None:
         """Raises F613 if the launcher runs whole entries only."""
         with self.model.session() as session:
-            if not hasattr(session._open_context(), "steps"):
-                raise whole_entries(self.model.manifest)
+            stepping(session)
 
     def prefill_steps(self, n: int) -> Breakdown:
         """The steps of the last chunk of a prompt, by kind."""

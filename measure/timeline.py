@@ -15,7 +15,7 @@ from firstlight.measure.counting import Counter
 from firstlight.runtime.engine import Context
 from firstlight.runtime.model import Model
 from firstlight.runtime.session import Session
-from firstlight.runtime.trace import RETURN, Tracer, whole_entries
+from firstlight.runtime.trace import RETURN, Tracer, stepping
 
 Event = dict[str, Any]
 
@@ -37,10 +37,7 @@ class Timeline:
         """A new session under observation; its forks are not. Raises F613 if the launcher runs
         whole entries only."""
         session = self.model.session()
-        context = session._open_context()
-        if not hasattr(context, "steps"):
-            raise whole_entries(self.model.manifest)
-        session._context = _Observed(context, self, session)
+        session._context = _Observed(stepping(session), self, session)
         return session
 
     def write(self, path: Path) -> None:

@@ -95,11 +95,9 @@ class Tracer:
         """
         tokens = token_array(ids, self.model.vocab_size)
         with session._exclusive():
-            context = session._usable_context()
-            if not hasattr(context, "steps"):
-                raise whole_entries(self.model.manifest)
+            context = stepping(session)
             session._broken = "a trace was not read to its end"
-            yield from self._feed(cast(SteppingContext, context), entry, tokens)
+            yield from self._feed(context, entry, tokens)
             session._broken = None
 
     def state(self, result: Result) -> StateTensor | None:
@@ -174,10 +172,17 @@ def _words(entry: Entry, step: int) -> list[str]:
             if space in (ARENA, STATE)]  # fmt: skip
 
 
-def whole_entries(manifest: Manifest) -> FirstlightError:
-    """F613: the launcher runs whole entries only."""
-    return _impossible(manifest, "its launcher runs whole entries only",
-                       "firstlight compile CHECKPOINT --target cpu -o DIR    and that artifact")
+def can_step(session: Session) -> bool:
+    """Whether the session's launcher can run single steps; some run whole entries only."""
+    return hasattr(session._usable_context(), "steps")
+
+
+def stepping(session: Session) -> SteppingContext:
+    """The session's context, for single steps. Raises F613 unless it `can_step`."""
+    if not can_step(session):
+        raise _impossible(session.model.manifest, "its launcher runs whole entries only",
+                          "firstlight compile CHECKPOINT --target cpu -o DIR    and that artifact")
+    return cast(SteppingContext, session._usable_context())
 
 
 def _impossible(manifest: Manifest, why: str,

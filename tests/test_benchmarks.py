@@ -180,7 +180,7 @@ def test_engines_are_compared_in_turn_and_absent_ones_say_why(monkeypatch, tmp_p
     for _ in range(3):
         for engine in (ours, llama):
             engine.sample(("decode", 128), 2, 4)
-    assert llama.line().startswith("measured; decode 128 failed: FileNotFoundError")
+    assert llama.line().startswith("decode 128 failed: FileNotFoundError")
     assert compare.table([ours, llama], [("decode", 128)]).splitlines()[-1] == (
         "| decode 128 | 20.0 | absent |  | 50% |")
     program = tmp_path / "llama-bench"

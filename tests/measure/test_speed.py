@@ -88,6 +88,8 @@ def test_a_profiled_run_samples_and_stops_as_a_run_does(tiny_artifact, tmp_path,
             wanted = list(model.session().generate([5, 6], **asked))
             if wanted[-1] == eos:
                 break
+    assert wanted[-1] == eos
+    assert len(wanted) < 40
     words = [f"--{name.replace('_', '-')}={value}" for name, value in asked.items()]
     assert run_command_line(["run", str(tiny_artifact), "--tokens", "5,6", "--json", "--threads",
                              "1", "--profile", str(path), *words]) == 0
