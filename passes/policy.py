@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from firstlight.ir.codecs import GROUPED
 from firstlight.ir.types import (
     BLOCK_FP8,
     GROUP_FP4,
@@ -35,7 +36,6 @@ ROLES = {
     "kv": "window and compressed entries that attention reads",
     "index-keys": "compressed entries that the indexer scores",
 }
-SEARCHED = (GROUP_FP4, GROUP_INT8, GROUP_INT4)
 STATES = ("kv", "index-keys")
 """Roles of states, float32 as shipped."""
 STATE_CODECS = ("bf16", "released")
@@ -69,7 +69,7 @@ def parse_policy(text: str) -> dict[str, str]:
 
 def searched(text: str) -> bool:
     """Whether a policy has a codec whose scales are searched, so that columns can weigh."""
-    return any(CODEC_NAMES.get(name) in SEARCHED for name in parse_policy(text).values())
+    return any(CODEC_NAMES.get(name) in GROUPED for name in parse_policy(text).values())
 
 
 def quantizer(text: str, patterns: Mapping[str, Sequence[str]], tail: int = 0,
