@@ -106,7 +106,11 @@ static int workspace_free(int device, int id, void* p) {
  *      an equal share of consecutive ones, a long stream from memory, and who has none left takes half of what another
  *      has: threads end together, also where one of them lost its core to another process ---- */
 
-enum { MAX_THREADS = 256, TASKS_PER_THREAD = 32, SPINS = 1 << 13 };
+enum { MAX_THREADS = 256, SPINS = 1 << 13 };
+
+/* Tasks of a thread: of a prompt many, so that threads end together; of one token, whose regions take some microseconds,
+ * few, because starting one takes some tens of nanoseconds and taking one from another thread some hundreds. */
+enum { TASKS_OF_PROMPT = 32, TASKS_OF_TOKEN = 8 };
 
 typedef struct {
   _Alignas(64) _Atomic uint64_t tasks; /* the first of them, and in the upper half the one behind the last */
@@ -132,6 +136,7 @@ struct fl_pool {
 
 /* The pool a run uses. NULL in workers and inside a region, where a nested region runs inline. */
 static _Thread_local fl_pool* current;
+static _Thread_local int per_thread = TASKS_OF_PROMPT; /* of the regions that this thread starts */
 
 static uint64_t range(uint32_t first, uint32_t last) { return first | (uint64_t)last << 32; }
 
@@ -238,7 +243,7 @@ static int parallel_launch(task_fn fn, void* data, int n) {
   fl_pool* p = current;
   if (!p || p->threads == 1 || atomic_exchange_explicit(&p->owned, 1, memory_order_acquire))
     return run_inline(p, fn, data); /* nested, alone, or the pool is busy with another session's region */
-  p->fn = fn, p->data = data, p->n_tasks = n ? n : p->threads * TASKS_PER_THREAD;
+  p->fn = fn, p->data = data, p->n_tasks = n ? n : p->threads * per_thread;
   for (int i = 0; i < p->threads; ++i)
     p->shares[i].tasks = range(p->n_tasks * i / p->threads, p->n_tasks * (i + 1) / p->threads);
   p->failed = 0;
@@ -303,8 +308,9 @@ EXPORT int64_t fl_run(fl_pool* pool, const fl_step* steps, int64_t n_steps, cons
   for (const fl_patch* q = patches; q < patches + n_patches; ++q) *q->where = q->base + q->scale * scalars[q->slot];
   int64_t i = 0;
   error_text[0] = 0, current = pool;
+  per_thread = scalars[FL_TOKENS] == 1 ? TASKS_OF_TOKEN : TASKS_OF_PROMPT;
   while (i < n_steps && !run_step(pool, steps + i)) ++i;
-  current = NULL;
+  current = NULL, per_thread = TASKS_OF_PROMPT;
   if (i < n_steps) return workspace_reset(), i;
   scalars[FL_POSITION] += scalars[FL_TOKENS];
   return -1;
@@ -404,10 +410,10 @@ static int int8_task(int task, task_env* env, void* data) {
 }
 
 EXPORT int64_t fl_int8(fl_pool* pool, int64_t rounds) {
-  return measure(pool, int8_task, (stick){NULL, 1 + (rounds - 1) / TASKS_PER_THREAD, 0});
+  return measure(pool, int8_task, (stick){NULL, 1 + (rounds - 1) / TASKS_OF_PROMPT, 0});
 }
 #endif
 
 EXPORT int64_t fl_fma(fl_pool* pool, int64_t rounds) {
-  return measure(pool, fma_task, (stick){NULL, 1 + (rounds - 1) / TASKS_PER_THREAD, 0});
+  return measure(pool, fma_task, (stick){NULL, 1 + (rounds - 1) / TASKS_OF_PROMPT, 0});
 }

@@ -6,7 +6,7 @@ from firstlight.codegen.regions import regions
 from firstlight.codegen.tvm_bridge import T, prim_func
 from firstlight.runtime import load
 from firstlight.runtime.sizes import value
-from firstlight.targets.cpu.kernels.schedule import parallel
+from firstlight.targets.cpu.kernels.schedule import parallel_few
 from firstlight.targets.cpu.kernels.vecmath import flat
 
 
@@ -20,7 +20,7 @@ def test_a_loop_tells_its_number_or_the_most_of_it_or_nothing():
         for count in (T.int32(512), S, (S + 3) // 4, T.min(S * 6, 128), x[0]):
             with T.parallel(count) as i:
                 put(i)
-        with parallel(x[0], 32) as i:
+        with parallel_few(x[0], 32) as i:
             put(i)
         with T.serial(S) as i:
             put(i)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from firstlight.codegen.tvm_bridge import T
+from firstlight.targets.cpu.kernels.schedule import parallel_few
 from firstlight.targets.cpu.kernels.vecmath import (
     Cell,
     Expr,
@@ -19,6 +20,7 @@ from firstlight.targets.cpu.kernels.vecmath import (
     ceil_div,
     clear,
     decode,
+    fetch,
     get,
     hold,
     put,
@@ -76,11 +78,12 @@ class Columns:
 
 def dot_tile(
     x: Any, x_bases: Sequence[Expr], w: Any, codec: str, w_bases: Sequence[Expr], k: int,
-    lanes: int, pieces: int = 1, apart: int = 0,
+    lanes: int, pieces: int = 1, apart: int = 0, ahead: int = 0,
 ) -> list[list[Expr]]:  # fmt: skip
     """<x[x_base : +k], w[w_base : +k]> for each pair, [token][row]; flat buffers, w in `codec`.
 
-    Of several `pieces`, which are summed, the next begins `apart` behind the last.
+    Of several `pieces`, which are summed, the next begins `apart` behind the last. With `ahead`,
+    elements so far behind are fetched meanwhile.
     """
     sums = [[Cell(spread(0.0, lanes), lanes) for _ in w_bases] for _ in x_bases]
     rests = [[Cell(T.float32(0)) for _ in w_bases] for _ in x_bases] if k % lanes else []
@@ -88,6 +91,8 @@ def dot_tile(
     def step(cells: list[list[Cell]], i: Expr, n: int) -> None:
         xs = [T.bind(get(x, base + i, lanes=n)) for base in x_bases]
         for row, base in enumerate(w_bases):
+            if ahead and n > 1:
+                fetch(w[base + i + ahead], 2)
             v = hold(decode(w, codec, base + i, n), n)
             for token, value in enumerate(xs):
                 cells[token][row].value = T.fma(value, v, cells[token][row].value)
@@ -113,12 +118,13 @@ def matvec(x: Any, w: Any, codec: str, rows: int, columns: Columns, out: Any,
     if columns.blocks == 1:
         if columns.prepare:
             columns.prepare(T.int32(0), T.int32(0), columns.width)
-        with T.parallel(ceil_div(rows, ROWS_ALONE)) as task:
+        tasks = ceil_div(rows, ROWS_ALONE)
+        with parallel_few(tasks, tasks) as task:
             _rows(x, [T.int64(0)], w, codec, rows, columns, T.int32(0), columns.width, task,
                   ROWS_ALONE, lanes, lambda _, row, value: put(out, value, row))
         return
     parts = T.alloc_buffer((columns.blocks * rows,), "float32")
-    with T.parallel(columns.blocks) as number:
+    with parallel_few(columns.blocks, columns.blocks) as number:
 
         def multiply(first: Expr, count: int) -> None:
             if columns.prepare:
@@ -182,7 +188,7 @@ def _rows(
     at = [T.bind(T.min(turn * many + r, rows - 1)) for r in range(many)]
     tile = dot_tile(x, [base + first for base in bases], w, codec,
                     [wide(r) * columns.k + first for r in at], count, lanes, columns.pieces,
-                    columns.width)
+                    columns.width, many * columns.k if len(bases) == 1 else 0)
     for token, sums in enumerate(tile):
         for row, value in zip(at, sums, strict=True):
             use(token, row, value)

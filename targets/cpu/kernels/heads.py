@@ -38,11 +38,23 @@ class Heads:
     """Queries [heads, width] in blocks of `block` heads: ``panel[block][k][head]``.
 
     The last block is filled up with zero queries.
+
+    Attributes:
+        half: results fill half a register: of so few heads, two columns fill one.
     """
 
     heads: int
     width: int
     lanes: int
+    half: bool = False
+
+    def share(self) -> Heads | None:
+        """Heads that a thread has alone: two columns of them fill its registers, and there are
+        several such threads; else None."""
+        size = self.lanes if self.heads > self.lanes else self.lanes // 2
+        if self.heads % size or self.heads == size or self.width % 2:
+            return None
+        return Heads(size, self.width, self.lanes, size < self.lanes)
 
     @property
     def columns(self) -> int:
@@ -58,12 +70,17 @@ class Heads:
     @property
     def vectors(self) -> int:
         """Registers of a block's queries."""
-        return self.results * self.columns
+        return self.results * self.columns // (2 if self.half else 1)
+
+    @property
+    def across(self) -> int:
+        """Heads in a register of results."""
+        return self.lanes // (2 if self.half else 1)
 
     @property
     def block(self) -> int:
         """Heads per block."""
-        return self.results * self.lanes
+        return self.results * self.across
 
     @property
     def blocks(self) -> int:
@@ -129,7 +146,8 @@ class Heads:
         self, panel: Any, place: Expr, rows: Any, bases: Sequence[Expr],
         visit: Callable[[Expr], Callable[[Expr], None] | None] | None = None,
     ) -> list[list[Expr]]:  # fmt: skip
-        """<row, query> for rows of the flat buffer starting at `bases`: vectors [row][result].
+        """<row, query> for rows of the flat buffer starting at `bases`: vectors [row][result] of
+        `across` heads.
 
         visit: what is done meanwhile, `VISITS` times, numbered; what it returns is called before
             each of the ``width // VISITS`` columns that follow, numbered.
@@ -170,7 +188,7 @@ def repeated(buffer: Any, at: Expr, count: int, lanes: int) -> Expr:
 
 
 def _folded(vectors: Sequence[Expr], lanes: int) -> Expr:
-    """Sums of neighbours in two vectors."""
-    even, odd = (T.Shuffle([T.bind(v) for v in vectors], list(range(i, 2 * lanes, 2)))
+    """Sums of neighbours in one or two vectors."""
+    even, odd = (T.Shuffle([T.bind(v) for v in vectors], list(range(i, len(vectors) * lanes, 2)))
                  for i in (0, 1))
     return T.bind(even + odd)

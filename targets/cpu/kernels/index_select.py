@@ -17,7 +17,7 @@ from firstlight.codegen.kernel import Kernel
 from firstlight.codegen.tvm_bridge import T, prim_func
 from firstlight.targets.cpu.kernels.heads import VISITS, Heads
 from firstlight.targets.cpu.kernels.rows import StoredRows, hadamard
-from firstlight.targets.cpu.kernels.schedule import parallel
+from firstlight.targets.cpu.kernels.schedule import parallel_few
 from firstlight.targets.cpu.kernels.vecmath import (
     Cell,
     Expr,
@@ -90,7 +90,7 @@ def index_select(
             share = hold(ceil_div(groups, most) * GROUP, 1, "int32")
             parts = _Parts(n, share, hold(ceil_div(n, T.max(share, 1)), 1, "int32"), ranks, room)
             panel, gains = scorer.prepare(T.int32(0))
-            with parallel(parts.number, PARTS) as part:
+            with parallel_few(parts.number, PARTS) as part:
                 scorer.score(panel, gains, *parts.span(part), ranks)
                 with T.If(n > k), T.Then():
                     parts.count(part)
@@ -275,7 +275,7 @@ class _Parts:
             with T.serial(self.number) as part:
                 below.value = below.value + self._counts[(part << LEADING) + bits.value]
         last = hold(bits.value, 1, "int32")
-        with parallel(self.number, PARTS) as part:
+        with parallel_few(self.number, PARTS) as part:
             first, end = self.span(part)
             kept = Cell(T.int32(0), dtype="int32")
             with T.serial(first, end) as i:

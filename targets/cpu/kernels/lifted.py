@@ -16,6 +16,7 @@ from firstlight.codegen.tvm_bridge import T
 from firstlight.targets.cpu.kernels.layouts import TILE
 from firstlight.targets.cpu.kernels.micro import Weight, zeros
 from firstlight.targets.cpu.kernels.panel import DEPTH
+from firstlight.targets.cpu.kernels.schedule import parallel_few
 from firstlight.targets.cpu.kernels.vecmath import Cell, Expr, across, get, put, spread, tree
 
 LIFT = 60
@@ -35,7 +36,7 @@ class Lifted:
     def fill(self, x: Any) -> None:
         """Lift x [rows, .. >= whole blocks]: each where it probably was written and is read."""
         lanes = self.lanes
-        rows = T.parallel(self.rows) if self.rows > 1 else T.serial(1)
+        rows = parallel_few(self.rows, self.rows) if self.rows > 1 else T.serial(1)
         with rows as row, T.serial(self.blocks) as block:
             top = Cell(spread(2.0**-LIFT, lanes), lanes)
             with T.serial(DEPTH // lanes) as i:

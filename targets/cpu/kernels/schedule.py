@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from firstlight.codegen.regions import MOST
 from firstlight.codegen.tvm_bridge import T
-from firstlight.targets.cpu.kernels.vecmath import Expr, wide
+from firstlight.targets.cpu.kernels.vecmath import Expr, settle, wide
 
 CHUNKS = 512
 """Most chunks of a region: several for each thread of any machine we know."""
+
+APART = 64
+"""Chunks of a region of a few large pieces: each thread of eight begins with its own."""
 
 FEW = 1 << 15
 """Values that one thread works on in the time that it takes to start others, and to fetch from
@@ -25,10 +29,21 @@ def loop(count: Expr, values: int) -> Any:
     return T.parallel(count) if values > FEW else T.serial(count)
 
 
-def parallel(count: Expr, most: int) -> Any:
-    """A parallel loop over a number that only the run knows; `most` is for plans
-    (`firstlight.codegen.regions`), and changes no code."""
-    return T.parallel(count, annotations={MOST: most})
+@contextmanager
+def parallel_few(count: Expr | int, most: int) -> Iterator[Expr]:
+    """A parallel loop over `count` <= `most` large pieces.
+
+    The pool gives each thread consecutive chunks of a loop: pieces lie apart in one of many, so
+    that threads begin with pieces of their own and need not take them from each other. `most` is
+    also for plans (`firstlight.codegen.regions`).
+    """
+    if isinstance(count, int):
+        apart = max(APART // count, 1)
+    else:
+        apart = settle(T.max(T.truncdiv(T.int32(APART), T.max(count, 1)), 1))
+    with (T.parallel(count * apart, annotations={MOST: most}) as chunk,
+          T.If(chunk % apart == 0), T.Then()):
+        yield T.bind(chunk // apart)
 
 
 def parallel_by_bytes(work: Sequence[tuple[int, int, Callable[[Expr], None]]]) -> None:

@@ -88,15 +88,13 @@ class Groups:
     seen: Callable[[Expr, Expr, Expr], tuple[Expr, Expr]]
 
 
-def group_size(block: Heads) -> int:
+def group_size(block: Heads, least: int = GROUP) -> int:
     """Most rows of a group: whole register tiles."""
-    return ceil_div(GROUP, block.tile) * block.tile
+    return ceil_div(least, block.tile) * block.tile
 
 
-def even_groups(block: Heads, first: Expr, last: Expr) -> Groups:
-    """All heads see all rows."""
-    size = group_size(block)
-
+def even_groups(size: int, first: Expr, last: Expr) -> Groups:
+    """Groups of `size` rows; all heads see all rows."""
     def rows(number: Expr) -> tuple[Expr, Expr]:
         start = T.bind(first + number * size)
         return start, settle(T.min(size, last - start))
@@ -116,9 +114,9 @@ class Sums:
     weights and has no row.
     """
 
-    def __init__(self, block: Heads, parts: int, sink: Callable[[Expr], Expr]) -> None:
-        """sink: head -> its sink."""
-        self.block, self.sink = block, sink
+    def __init__(self, block: Heads, parts: int, size: int, sink: Callable[[Expr], Expr]) -> None:
+        """size: most rows of a group; sink: head -> its sink."""
+        self.block, self.size, self.sink = block, size, sink
         self.columns = ceil_div(block.width, block.lanes) * block.lanes
         self.heads = block.blocks * block.block
         """Heads of a part, those that fill up a block included."""
@@ -126,32 +124,51 @@ class Sums:
         self.tops, self.totals = (
             T.alloc_buffer((parts * self.heads,), "float32") for _ in range(2))
 
-    def gather(self, panel: Any, sources: Sequence[Rows], part: Expr, groups: Groups) -> None:
-        """Add the rows of `groups` to a part.
+    def gather(self, panel: Callable[[], Any], sources: Sequence[Rows], part: Expr,
+               groups: Groups) -> None:
+        """Add the rows of `groups` to a part; `panel` makes the packed queries, while the first
+        rows are fetched.
 
         Those of the last source, most of them, are fetched line by line between multiplications: a
         core that is asked for all of a row at once waits.
         """
         block, most, first, last = self.block, sources[-1], groups.first, groups.last
-        size = group_size(block)
+        size = self.size
         # Rows must not start a multiple of a page apart: they would share a few lines of the cache
         stride = self.columns + 16
         rows = T.alloc_buffer((size * stride,), "float32")
         weights = T.alloc_buffer((size * block.block,), "float32")
         factors = T.alloc_buffer((block.block,), "float32")
 
-        due = Cell(most.base, dtype="int64")
-        apart = -(-most.form.size // max(most.form.width // VISITS, 1))
+        due, which = Cell(most.base, dtype="int64"), Cell(T.int32(1), dtype="int32")
+        lines = max(most.form.width // VISITS, 1)
 
         def name(form: StoredRows, memory: Any, base: Expr) -> None:
-            if memory is most.memory:
-                due.value = base
-            else:
+            if not any(memory is source.memory for source in (sources[0], most)):
                 form.prefetch(memory, base)
+                return
+            due.value = base
+            which.value = T.int32(memory is most.memory)
+
+        def line(k: Expr) -> None:
+            """Fetch a line of the row that is due."""
+            def of(source: Rows) -> None:
+                apart = -(-source.form.size // lines)
+                fetch(source.memory[due.value + k * apart], 2)
+
+            if len(sources) == 1:
+                of(most)
+                return
+            with T.If(which.value > 0):
+                with T.Then():
+                    of(most)
+                with T.Else():
+                    of(sources[0])
 
         with T.serial(T.min(AHEAD, last - first)) as r:
             _row(sources, T.bind(first + r),
                  lambda form, memory, base: form.prefetch(memory, base))
+        queries = panel()
         self._begin(part)
         with T.serial(groups.count) as number:
             start, count = groups.rows(number)
@@ -179,8 +196,8 @@ class Sums:
                 stage(r)
             with T.serial(block.blocks) as one:
                 base = T.bind(part * self.heads + one * block.block)
-                self._scores(panel, one, rows, stride, count, weights, ahead,
-                             lambda k: fetch(most.memory[due.value + k * apart], 2))
+                self._scores(queries, one, rows, stride, count, weights, ahead,
+                             line)
 
                 def seen(head: Expr, start: Expr = start, count: Expr = count, one: Expr = one
                          ) -> tuple[Expr, Expr]:  # fmt: skip
@@ -215,12 +232,12 @@ class Sums:
                                       lambda number, tile=tile: visit(tile, number))
             for r, line in enumerate(products):
                 for i, value in enumerate(line):
-                    at = (tile * block.tile + r) * block.block + i * block.lanes
-                    put(weights, value, at, lanes=block.lanes)
+                    at = (tile * block.tile + r) * block.block + i * block.across
+                    put(weights, value, at, lanes=block.across)
 
     def _weights(self, base: Expr, vector: Expr, seen: Seen, weights: Any, factors: Any) -> None:
         """Scores -> e**(score - top); earlier sums are to be scaled by `factors`."""
-        block, lanes = self.block, self.block.lanes
+        block, lanes = self.block, self.block.across
         column = T.bind(vector * lanes)
         place = T.bind(base + column)
         begin, end = seen(column)

@@ -65,7 +65,7 @@ def tokens_of(rng, count, experts, chosen, d):
 @pytest.mark.parametrize(
     ("mix", "experts", "chosen", "d", "inner"),
     [("released", 8, 2, 64, 32), ("base", 7, 5, 130, 100), ("plain", 2, 1, 40, 24),
-     ("mixed", 7, 5, 130, 100), ("released", 3, 3, 256, 160)],
+     ("mixed", 7, 5, 130, 100), ("released", 3, 3, 256, 160), ("released", 3, 2, 304, 64)],
 )  # fmt: skip
 def test_against_numpy(experts, chosen, d, inner, mix, lanes):
     rng = np.random.default_rng(1)
