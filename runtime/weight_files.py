@@ -9,27 +9,19 @@ mapped ones are shared with others and read from disk when first used.
 from __future__ import annotations
 
 import mmap
-import os
 import re
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from firstlight.runtime.errors import FirstlightError
+from firstlight.runtime import pages
 from firstlight.runtime.manifest import malformed
 
-HUGE = 2 << 20
-SETTING = "FIRSTLIGHT_HUGE_PAGES"
-"""Environment variable: 1 or 0 decides; without it, `WORTH` and `ROOM` do."""
-WORTH = 32 << 20
-"""Bytes of weights from which on copying pays: smaller ones are in the caches of addresses."""
 ROOM = 4
 """Copied weights take at most the fourth part of the memory that is available."""
 
-_THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -41,14 +33,8 @@ def reader(paths: Sequence[Path]) -> Callable[[Path], Array]:
 
     Raises F512 for a setting that is neither 0 nor 1.
     """
-    setting = os.environ.get(SETTING, "")
-    if setting not in ("", "0", "1"):
-        raise FirstlightError(
-            "F512", f"{SETTING}={setting!r} is not a setting", where="the environment",
-            why="it must be 1 (copy weights into huge pages) or 0 (map their files)",
-            try_=f"unset {SETTING}    to let the size of the weights decide")
-    total = sum(path.stat().st_size for path in paths)
-    if setting == "1" or (not setting and _has_huge_pages() and WORTH <= total <= _free() // ROOM):
+    setting, total = pages.setting(), sum(path.stat().st_size for path in paths)
+    if setting == "1" or (not setting and pages.pay(total) and total <= _free() // ROOM):
         return copied
     return mapped
 
@@ -62,11 +48,10 @@ def mapped(path: Path) -> Array:
 def copied(path: Path) -> Array:
     """A copy of the file in huge pages, as far as the system has them."""
     size = path.stat().st_size
-    room = mmap.mmap(-1, size + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    room = mmap.mmap(-1, size + pages.HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     data = np.frombuffer(room, np.uint8)
-    start = -data.ctypes.data % HUGE
-    with suppress(OSError):     # a kernel that has none: pages of 4 KiB do
-        room.madvise(mmap.MADV_HUGEPAGE, start, size)
+    start = -data.ctypes.data % pages.HUGE
+    pages.advise(room, start, size)
     with open(path, "rb", buffering=0) as file, memoryview(room) as target:
         done = 0
         while done < size:
@@ -77,11 +62,6 @@ def copied(path: Path) -> Array:
     data = data[start : start + size]
     data.flags.writeable = False
     return data
-
-
-def _has_huge_pages() -> bool:
-    """Whether the system gives huge pages to who asks for them."""
-    return hasattr(mmap, "MADV_HUGEPAGE") and "[never]" not in _text(_THP, "[never]")
 
 
 def _free() -> int:

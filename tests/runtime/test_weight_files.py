@@ -5,10 +5,11 @@ import errno
 import numpy as np
 import pytest
 
-from firstlight.runtime import load, weight_files
+from firstlight.runtime import load, pages, weight_files
 from firstlight.runtime.errors import FirstlightError
 from firstlight.runtime.launchers import cpu
-from firstlight.runtime.weight_files import HUGE, SETTING, copied, mapped, reader
+from firstlight.runtime.pages import HUGE, SETTING
+from firstlight.runtime.weight_files import copied, mapped, reader
 
 GIB = 1 << 30
 
@@ -17,16 +18,16 @@ GIB = 1 << 30
 def machine(tmp_path, monkeypatch):
     """A function that says what the system's files say; a file of 1 GiB of weights."""
     monkeypatch.delenv(SETTING, raising=False)
-    monkeypatch.setattr(weight_files, "_THP", tmp_path / "enabled")
+    monkeypatch.setattr(pages, "_THP", tmp_path / "enabled")
     monkeypatch.setattr(weight_files, "_MEMINFO", tmp_path / "meminfo")
     monkeypatch.setattr(weight_files, "_CGROUP", tmp_path)
     weights = tmp_path / "weights"
     with open(weights, "wb") as file:
         file.truncate(GIB)
 
-    def choose(available: int, pages: str = "always [madvise] never", group: str = "max",
+    def choose(available: int, huge: str = "always [madvise] never", group: str = "max",
                used: int = 0) -> object:
-        (tmp_path / "enabled").write_text(pages)
+        (tmp_path / "enabled").write_text(huge)
         (tmp_path / "meminfo").write_text(f"MemFree: 1 kB\nMemAvailable:   {available >> 10} kB\n")
         (tmp_path / "memory.max").write_text(group)
         (tmp_path / "memory.current").write_text(str(used))
@@ -49,7 +50,7 @@ def test_a_copy_has_the_bytes_of_the_file(tmp_path, size):
 def test_copied_where_memory_is_plenty(machine):
     assert machine(4 * GIB) is copied
     assert machine(4 * GIB - 4096) is mapped
-    assert machine(64 * GIB, pages="always madvise [never]") is mapped
+    assert machine(64 * GIB, huge="always madvise [never]") is mapped
     assert machine(64 * GIB, group=str(8 * GIB), used=4 * GIB) is copied
     assert machine(64 * GIB, group=str(8 * GIB), used=5 * GIB) is mapped
     (machine.folder / "small").write_bytes(bytes(4096))

@@ -38,7 +38,7 @@ GROUP = 48
 each group; its rows stay in the second-level cache."""
 
 AHEAD = 24
-"""Rows that are fetched ahead: of fewer, some come late; of more, the first."""
+"""Rows that are fetched ahead, or those of a group: of fewer, some come late; of more, the first."""
 
 PARTS = 32
 """Most parts of a token's rows: joining them costs little beside the rows, and an even share can be
@@ -134,6 +134,7 @@ class Sums:
         """
         block, most, first, last = self.block, sources[-1], groups.first, groups.last
         size = self.size
+        far = min(AHEAD, size)
         # Rows must not start a multiple of a page apart: they would share a few lines of the cache
         stride = self.columns + 16
         rows = T.alloc_buffer((size * stride,), "float32")
@@ -165,7 +166,7 @@ class Sums:
                 with T.Else():
                     of(sources[0])
 
-        with T.serial(T.min(AHEAD, last - first)) as r:
+        with T.serial(T.min(far, last - first)) as r:
             _row(sources, T.bind(first + r),
                  lambda form, memory, base: form.prefetch(memory, base))
         queries = panel()
@@ -188,7 +189,7 @@ class Sums:
                 following = T.bind(r + block.tile)
                 with T.If(following < block.padded(count)), T.Then():
                     stage(following)
-                row = T.bind(start + AHEAD + r)
+                row = T.bind(start + far + r)
                 with T.If(row < last), T.Then():
                     _row(sources, row, name)
 
