@@ -383,6 +383,12 @@ static int fma_task(int task, task_env* env, void* data) {
 /* Products of bytes with sums in 32 bits, by what every machine of the target has. */
 #ifdef __AVX2__
 #include <immintrin.h>
+#endif
+#if defined(__AVX512VNNI__)
+typedef __m512i bytes;
+enum { PRODUCTS = 64 };
+static inline bytes byte_products(bytes sum, bytes a, bytes b) { return _mm512_dpbusd_epi32(sum, a, b); }
+#elif defined(__AVX2__)
 typedef __m256i bytes;
 enum { PRODUCTS = 32 };
 static inline bytes byte_products(bytes sum, bytes a, bytes b) {

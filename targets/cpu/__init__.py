@@ -29,10 +29,10 @@ FP8 = "fp8e4m3/128x128:ue8m0"
 
 
 def _x86(name: str, summary: str, features: tuple[str, ...], lanes: int, march: str,
-         *attributes: str, exact: str = "", fast: str) -> Target:
+         *attributes: str, extra: str = "", exact: str = "", fast: str) -> Target:
     # LLVM spills 512-bit vectors unless it is told that they are welcome
     code = Code({"mcpu": march, "vector-width": 32 * lanes}
-                | ({"mattr": list(attributes)} if attributes else {}), march)
+                | ({"mattr": list(attributes)} if attributes else {}), march + extra)
     requires = {"arch": "x86_64", "features": sorted(features)}
     return cpu_target(name, f"x86-64 CPUs with {summary}", code, lanes, requires,
                       partial(_run_here, code, requires), exact=exact, fast=fast)
@@ -73,9 +73,10 @@ TARGETS = (
          exact="lifted", fast="lifted words"),
     _x86("cpu-x86-64-v4", "AVX-512", V4, 16, "x86-64-v4", fast="words"),
     _x86("cpu-x86-64-v4-vnni", "AVX-512 and VNNI (from Ice Lake on)", VNNI, 16,
-         "x86-64-v4", "+avx512vnni", "+avx512vbmi", fast="vnni"),
+         "x86-64-v4", "+avx512vnni", "+avx512vbmi", extra="+vnni", fast="vnni"),
     _x86("cpu-x86-64-v4-vnni-zen", "AVX-512 and VNNI, AMD Zen", (*VNNI, "clzero"), 16,
-         "x86-64-v4", "+avx512vnni", "+avx512vbmi", exact="lifted", fast="lifted vnni"),
+         "x86-64-v4", "+avx512vnni", "+avx512vbmi", extra="+vnni", exact="lifted",
+         fast="lifted vnni"),
     # four bits are decoded by an instruction of x86
     _foreign("cpu-aarch64", "64-bit Arm CPUs with dotprod", ARM, "aarch64",
              ("asimd", "asimddp"), FOUR_BITS),

@@ -49,12 +49,14 @@ MACHINES = {
     # tuned for 256 bits by default, as if wide vectors still lowered the clock
     "x86-64-v4": Machine("x86_64", "x86_64_v4-prefer_256_bit",
                          ("-march=x86-64-v4", "-mprefer-vector-width=512")),
+    "x86-64-v4+vnni": Machine("x86_64", "x86_64_v4-prefer_256_bit+avx512vnni", (
+        "-march=x86-64-v4", "-mprefer-vector-width=512", "-mavx512vnni")),
     "armv8-a": Machine("aarch64", "generic", ("-march=armv8-a",)),
     "armv8.2-a+dotprod": Machine("aarch64", "generic+v8_2a+dotprod",
                                  ("-march=armv8.2-a+dotprod",)),
     "rv64gcv": Machine("riscv64", "baseline_rv64+v", ("-march=rv64gcv",)),
 }
-"""By name, which is GCC's -march."""
+"""By name, which is GCC's -march, and what else the machine must have."""
 
 
 def link(
