@@ -251,7 +251,7 @@ class _Parts:
         self.n, self.share, self.number, self.ranks = n, share, number, ranks
         self.places = T.alloc_buffer((room,), "int32")
         self._counts = T.alloc_buffer((PARTS << LEADING,), "int32")
-        self._kept = T.alloc_buffer((PARTS,), "int32")
+        self._least, self._kept = (T.alloc_buffer((PARTS,), "int32") for _ in range(2))
 
     def span(self, part: Expr) -> tuple[Expr, Expr]:
         """First key, and the one after the last."""
@@ -259,17 +259,22 @@ class _Parts:
         return first, hold(T.min(first + self.share, self.n), 1, "int32")
 
     def count(self, part: Expr) -> None:
-        """How many ranks of a part have which leading bits."""
-        base = T.bind(part << LEADING)
+        """How many ranks of a part have which leading bits, and the least of those."""
+        base, least = T.bind(part << LEADING), Cell(T.int32(1 << LEADING), dtype="int32")
         sweep(1 << LEADING, 8, lambda i, n: put(
             self._counts, spread(T.int32(0), n), base + i, lanes=n))
         with T.serial(*self.span(part)) as i:
-            at = T.bind(base + _leading(self.ranks[i]))
-            put(self._counts, self._counts[at] + 1, at)
+            bits = T.bind(_leading(self.ranks[i]))
+            put(self._counts, self._counts[base + bits] + 1, base + bits)
+            least.value = T.min(least.value, bits)
+        put(self._least, least.value, part)
 
     def drop(self, k: int) -> Expr:
         """Move the ranks up to the bits of the k-th, and their `places`, to the front; how many."""
-        bits, below = Cell(T.int32(-1), dtype="int32"), Cell(T.int32(0), dtype="int32")
+        bits, below = Cell(T.int32(1 << LEADING), dtype="int32"), Cell(T.int32(0), dtype="int32")
+        with T.serial(self.number) as part:
+            bits.value = T.min(bits.value, self._least[part])
+        bits.value = bits.value - 1
         with T.While(below.value < k):
             bits.value = bits.value + 1
             with T.serial(self.number) as part:
