@@ -26,7 +26,6 @@ from bench import run_compiler
 
 from firstlight.measure.counting import Cost
 from firstlight.measure.speed import Bench
-from firstlight.measure.steps import step_times
 
 CONTEXT = 1 << 20
 STATES = {"f32": "shipped", "bf16": "kv=bf16,index-keys=bf16",
@@ -54,8 +53,8 @@ class Column:
             spent = self.bench.clock() - start
             context.position = self.depth
         self.seconds.append(spent)
-        self.steps.append(step_times(context, "decode", np.array([TOKEN], np.int32),
-                                     self.bench.clock, len(self.costs)))
+        self.steps.append(self.bench.step_seconds(context, "decode", np.array([TOKEN], np.int32),
+                                                  len(self.costs)))
 
     def record(self, read: float, adds: float) -> dict[str, Any]:
         """A row of the table, by the speed of the sticks."""

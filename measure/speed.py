@@ -10,6 +10,7 @@ from statistics import fmean, median, pstdev
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from firstlight.ir.rows import encode
 from firstlight.measure.counting import Cost, Counter
@@ -117,15 +118,23 @@ class Bench:
         session, ids = self.at(depth), self._ids(tokens).astype(np.int32)
         context: Any = session._context
         costs = self.counter.steps(entry, tokens, depth)
-        step_times(context, entry, ids, self.clock, len(costs))
+        self.step_seconds(context, entry, ids, len(costs))
         rounds, reads, sums = [], [], []
         for _ in range(repeats):
-            rounds.append(step_times(context, entry, ids, self.clock, len(costs)))
+            rounds.append(self.step_seconds(context, entry, ids, len(costs)))
             reads += [self.sticks.read(PROFILE_STICK) for _ in range(32)]
             sums += [self.sticks.multiply_add(2e8) for _ in range(8)]
         bandwidth, peak = max(reads), max(sums)
         rows = by_kind(costs, np.min(rounds, axis=0), bandwidth, peak)
         return Breakdown(entry, tokens, depth, bandwidth, peak, rows)
+
+    def step_seconds(self, context: Any, entry: str, tokens: npt.NDArray[np.int32], count: int
+                     ) -> npt.NDArray[np.float64]:
+        """Of the `count` steps of a call, which leaves the position as it was."""
+        begin, logits = context.position, np.empty((1, self.model.vocab_size), np.float32)
+        seconds = self.sticks.steps(lambda: context.run(entry, tokens, logits))
+        context.position = begin
+        return step_times(context, entry, tokens, self.clock, count) if seconds is None else seconds
 
     def at(self, depth: int) -> Session:
         """A session of so many tokens. A deep one was never fed: its states hold normal numbers,

@@ -8,6 +8,7 @@ other processes.
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -78,6 +79,19 @@ class Sticks:
             function(self._pool, _REGIONS)
             spent.append((self._clock() - start) / _REGIONS)
         return min(spent)
+
+    def steps(self, call: Callable[[], None]) -> npt.NDArray[np.float64] | None:
+        """Seconds of each step of a call on this engine, as the native loop times them: without
+        Python in between. None where there is no such loop, or another clock counts."""
+        if self._clock is not time.perf_counter or not hasattr(self._library, "fl_watch"):
+            return None
+        spent = self.watch()
+        try:
+            call()
+        finally:
+            self._library.fl_watch(self._pool, None, 0)
+        words = spent[1 : 1 + spent[0]]
+        return -1e-9 * words[words <= 0]    # others are regions
 
     def watch(self) -> npt.NDArray[np.int64]:
         """What an engine of one thread writes from now on: [0] is how many words since it was set

@@ -2,8 +2,10 @@
 
 import csv
 import json
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from firstlight.cli import run_command_line
@@ -157,3 +159,21 @@ def test_a_breakdown_as_data(tiny_artifact, capsys) -> None:
 @pytest.mark.parametrize("numbers", ["0", "x", "1,-2"])
 def test_numbers(tiny_artifact, numbers) -> None:
     assert run_command_line(["bench", str(tiny_artifact), "-p", numbers]) == 2
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("clock", [time.perf_counter, time.thread_time])
+def test_steps_are_timed_by_the_launcher_or_one_by_one(tiny_artifact, threads, clock) -> None:
+    """Every step has its time, the session goes on from where it was, and nothing is left on."""
+    bench = Bench(tiny_artifact, threads, 1, clock=clock)
+    session, costs = bench.at(30), bench.counter.steps("decode", 1, 30)
+    native = bench.sticks.steps(lambda: None)
+    assert (native is not None) == (clock is time.perf_counter)
+    seconds = bench.step_seconds(session._context, "decode", np.array([3], np.int32), len(costs))
+    assert len(seconds) == len(costs)
+    assert seconds.min() >= 0 < seconds.max()
+    assert session.position == 30
+    if native is not None:
+        before = bench.sticks._spent.copy()
+        session.decode(3)
+        assert np.array_equal(bench.sticks._spent, before)

@@ -17,7 +17,7 @@ from firstlight.targets.cpu.kernels.activations import Rows, Vectors, weight_of
 from firstlight.targets.cpu.kernels.gemv import x_copy
 from firstlight.targets.cpu.kernels.layouts import PLAIN, TILE
 from firstlight.targets.cpu.kernels.linear import store_rows
-from firstlight.targets.cpu.kernels.micro import Weight, swiglu, zeros
+from firstlight.targets.cpu.kernels.micro import Weight, swiglu
 from firstlight.targets.cpu.kernels.panel import (
     STRIP,
     Strip,

@@ -38,7 +38,7 @@ GROUP = 48
 each group; its rows stay in the second-level cache."""
 
 AHEAD = 24
-"""Rows that are fetched ahead, or those of a group: of fewer, some come late; of more, the first."""
+"""Rows that are fetched ahead, or those of a group: of fewer some come late, of more the first."""
 
 PARTS = 32
 """Most parts of a token's rows: joining them costs little beside the rows, and an even share can be
