@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from firstlight.codegen.tvm_bridge import PrimFunc, parallel_loops
@@ -19,11 +19,22 @@ def regions(func: PrimFunc) -> list[Any]:
     """Chunks of each parallel loop, in the order of the text: a size for JSON, such as 512 or
     ["mul", "S", 6]. Where data decide while the kernel runs, what is annotated as `MOST`, or None.
 
-    A loop inside a loop or a branch is named once; one inside a parallel loop is no region.
+    A loop inside a loop or a branch is named once; one inside a parallel loop is no region. Of two
+    branches that both have some, {"either": [those of one, those of the other]}.
     """
-    tokens = func.params[-1]
-    return [int(loop.annotations[MOST]) if MOST in loop.annotations else _size(loop.extent, tokens)
-            for loop in parallel_loops(func.body)]
+    return _regions(parallel_loops(func.body), func.params[-1])
+
+
+def _regions(loops: Sequence[Any], tokens: Any) -> list[Any]:
+    found: list[Any] = []
+    for loop in loops:
+        if isinstance(loop, tuple):
+            found.append({"either": [_regions(branch, tokens) for branch in loop]})
+        elif MOST in loop.annotations:
+            found.append(int(loop.annotations[MOST]))
+        else:
+            found.append(_size(loop.extent, tokens))
+    return found
 
 
 def _size(extent: Any, tokens: Any) -> Any:

@@ -216,7 +216,10 @@ def allocations(node: Any) -> list[Any]:
 
 
 def parallel_loops(node: Any) -> list[Any]:
-    """The parallel loops of a statement, in their order, without those inside another."""
+    """The parallel loops of a statement, in their order, without those inside another.
+
+    Where both branches of a condition have some, in their place a pair of two such lists.
+    """
     from tvm_ffi import WalkResult, structural_walk
 
     found: list[Any] = []
@@ -227,7 +230,16 @@ def parallel_loops(node: Any) -> list[Any]:
         found.append(loop)
         return WalkResult.SKIP
 
-    structural_walk(node, (tirx.For, visit), order="pre")
+    def choose(branch: Any) -> Any:
+        if branch.else_case is None:
+            return None
+        either = tuple(parallel_loops(case) for case in (branch.then_case, branch.else_case))
+        if not all(either):
+            return None
+        found.append(either)
+        return WalkResult.SKIP
+
+    structural_walk(node, [(tirx.For, visit), (tirx.IfThenElse, choose)], order="pre")
     return found
 
 

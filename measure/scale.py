@@ -155,8 +155,7 @@ class Scale:
             costs = self.one.counter.steps(entry, tokens, depth)
             kernels = [self.model.program.kernels[k]
                        for k in self.model.program.entries[entry].kernel]
-            listed = [[None if size is None else value(size, tokens)
-                       for size in self.regions[kernel]] for kernel in kernels]
+            listed = [_ways(self.regions[kernel], tokens) for kernel in kernels]
             times = self._times(context, entry, ids, len(costs), repeats * self.one.samples)
             out += [_step(cost.bytes, spent, regions, chunks) for cost, (spent, regions), chunks
                     in zip(costs, times, listed, strict=True)]
@@ -185,12 +184,28 @@ def _read_times(spent: npt.NDArray[np.int64]) -> Iterator[Times]:
             regions.append(seconds)
 
 
-def _step(nbytes: float, seconds: float, spent: Sequence[float],
-          chunks: Sequence[int | None]) -> Step:
+Chunks = list[int | None]
+
+
+def _ways(regions: Sequence[Any], tokens: int) -> list[Chunks]:
+    """The chunks of the regions of a kernel, for every way through its branches."""
+    ways: list[Chunks] = [[]]
+    for size in regions:
+        if isinstance(size, dict):
+            more = [way for branch in size["either"] for way in _ways(branch, tokens)]
+        else:
+            more = [[None if size is None else value(size, tokens)]]
+        ways = [way + rest for way in ways for rest in more]
+    return ways
+
+
+def _step(nbytes: float, seconds: float, spent: Sequence[float], ways: Sequence[Chunks]) -> Step:
     """A step from its time, that of the regions it went through, and what its kernel lists."""
-    if len(chunks) != len(spent):       # some are in branches or loops: the kindest for all
-        known = [n for n in chunks if n is not None]
-        chunks = [max(known) if known and len(known) == len(chunks) else None] * len(spent)
+    fitting = [way for way in ways if len(way) == len(spent)]
+    if not fitting:     # some are in loops, or in a branch without another: the kindest for all
+        fitting = [[n] * len(spent) for way in ways for n in way]
+    chunks = [None if None in some else max(n for n in some if n is not None)
+              for some in zip(*fitting, strict=True)]
     regions = tuple(map(Region, spent, chunks))
     return Step(nbytes, max(seconds - sum(spent), 0.0), regions)
 

@@ -1,7 +1,7 @@
 """Time every step of a program: what to tune by.
 
-Steps run one by one, in their order and on the session's real data, so that caches are as cold or
-warm as in a whole run.
+Where no native loop times them (`Sticks.steps`), steps run one by one, in their order and on the
+session's real data, so that caches are as cold or warm as in a whole run.
 """
 
 from __future__ import annotations

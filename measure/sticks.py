@@ -91,11 +91,11 @@ class Sticks:
         finally:
             self._library.fl_watch(self._pool, None, 0)
         words = spent[1 : 1 + spent[0]]
-        return -1e-9 * words[words <= 0]    # others are regions
+        return None if len(words) == _WORDS else -1e-9 * words[words <= 0]   # others are regions
 
     def watch(self) -> npt.NDArray[np.int64]:
-        """What an engine of one thread writes from now on: [0] is how many words since it was set
-        to 0, then the nanoseconds of every region, and behind those of a step the negative of its
+        """What the engine writes from now on: [0] is how many words since it was set to 0, then, on
+        one thread, the nanoseconds of every region, and behind those of a step the negative of its
         own. Raises F713 as `region` does."""
         self._spent = np.zeros(1 + _WORDS, np.int64)
         watch = self._newer("fl_watch", [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64])

@@ -11,7 +11,7 @@ from firstlight.runtime.errors import FirstlightError
 
 HUGE = 2 << 20
 SETTING = "FIRSTLIGHT_HUGE_PAGES"
-"""Environment variable: 1 or 0 decides; without it, what the system has and `pay` do."""
+"""Environment variable: 1 and 0 decide for weights, 0 for states; else `pay` does."""
 WORTH = 32 << 20
 """Bytes from which on they pay: addresses of less are in the caches of addresses."""
 
@@ -24,8 +24,9 @@ def setting() -> str:
     if found not in ("", "0", "1"):
         raise FirstlightError(
             "F512", f"{SETTING}={found!r} is not a setting", where="the environment",
-            why="it must be 1 (copy weights into huge pages) or 0 (map their files)",
-            try_=f"unset {SETTING}    to let the size of the weights decide")
+            why="it must be 1 (copy weights into huge pages) or 0 (map their files, no huge pages "
+                "for states)",
+            try_=f"unset {SETTING}    to let sizes decide")
     return found
 
 
@@ -35,7 +36,7 @@ def pay(nbytes: int) -> bool:
 
 
 def advise(room: mmap.mmap, start: int, size: int) -> None:
-    """Ask for huge pages for the whole ones among so many bytes."""
+    """Ask for huge pages from the first boundary of a page on."""
     first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
     with suppress(OSError, AttributeError):     # a system that has none: pages of 4 KiB do
         room.madvise(mmap.MADV_HUGEPAGE, first, max(size - (first - start), 0))

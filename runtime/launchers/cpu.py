@@ -315,11 +315,12 @@ def _addresses(
 
 def _deep(manifest: Manifest) -> list[tuple[int, int]]:
     """Parts of the state, first byte and bytes, that should have huge pages: what only long
-    sequences reach, because one of 2 MiB takes as long to clear as 512 of the others."""
+    sequences reach, because one of 2 MiB takes as long to clear as 512 of the others. Of large
+    tensors only: each is a mapping of its own then, and a process may have some 65,000."""
     if pages.setting() == "0":
         return []
-    sizes = ((tensor.offset, tensor.bytes - pages.HUGE) for tensor in manifest.state)
-    return [(offset + pages.HUGE, size) for offset, size in sizes if size >= pages.HUGE]
+    return [(tensor.offset + pages.HUGE, tensor.bytes - pages.HUGE)
+            for tensor in manifest.state if pages.pay(tensor.bytes)]
 
 
 def _anonymous(

@@ -127,7 +127,7 @@ struct fl_pool {
   char error[sizeof error_text];
   atomic_int stop, sleepers, started;
   _Alignas(64) atomic_uint epoch; /* odd: a region is open */
-  task_fn fn; /* of the open region, written by its owner only while no worker is inside */
+  task_fn fn; /* of the open region, written by its owner only while no worker reads it */
   void* data;
   int n_tasks;
   _Alignas(64) atomic_int owned; /* some thread owns the pool for its region */

@@ -4,6 +4,7 @@ import json
 
 from firstlight.codegen.regions import regions
 from firstlight.codegen.tvm_bridge import T, prim_func
+from firstlight.measure.scale import _ways
 from firstlight.runtime import load
 from firstlight.runtime.sizes import value
 from firstlight.targets.cpu.kernels.schedule import parallel_few
@@ -40,7 +41,15 @@ def test_a_loop_inside_a_parallel_one_is_no_region_and_one_in_a_branch_is():
         with T.If(S > 1), T.Then(), T.parallel(3) as i:
             T.buffer_store(x, T.int32(1), [i])
 
-    assert regions(prim_func("k", [("x", "int32")], body)) == [8, 3]
+        with T.If(S > 2):
+            with T.Then(), T.parallel(2) as i:
+                T.buffer_store(x, T.int32(1), [i])
+            with T.Else():
+                for count in (T.int32(5), S):
+                    with T.parallel(count) as i:
+                        T.buffer_store(x, T.int32(1), [i])
+
+    assert regions(prim_func("k", [("x", "int32")], body)) == [8, 3, {"either": [[2], [5, "S"]]}]
 
 
 def test_an_artifact_tells_those_of_every_kernel(tiny_artifact):
@@ -50,4 +59,4 @@ def test_an_artifact_tells_those_of_every_kernel(tiny_artifact):
     kinds = {name.rsplit("_", 1)[0] for name, chunks in found.items() if chunks}
     assert {"linear", "expert_ffn", "norm_rope_attention"} <= kinds
     for chunks in found.values():
-        assert all(size is None or value(size, 1) >= 0 for size in chunks)
+        assert all(n is None or n >= 0 for way in _ways(chunks, 1) for n in way)

@@ -13,6 +13,7 @@ from firstlight.measure.scale import (
     Threads,
     _read_times,
     _step,
+    _ways,
     divide,
     kernel_regions,
     table,
@@ -54,10 +55,19 @@ def test_every_region_is_started():
 
 
 def test_regions_that_ran_are_those_that_a_kernel_lists_or_the_kindest_of_them():
-    listed = _step(0.0, 1.0, [0.5, 0.25], [6, 64])
+    listed = _step(0.0, 1.0, [0.5, 0.25], [[6, 64]])
     assert listed == Step(0.0, 0.25, (Region(0.5, 6), Region(0.25, 64)))
-    assert _step(0.0, 1.0, [0.5], [6, 64]).regions == (Region(0.5, 64),)
-    assert _step(0.0, 1.0, [0.5, 0.25], [None]).regions == (Region(0.5, None), Region(0.25, None))
+    assert _step(0.0, 1.0, [0.5], [[6, 64]]).regions == (Region(0.5, 64),)
+    assert _step(0.0, 1.0, [0.5, 0.25], [[None]]).regions == (Region(0.5, None), Region(0.25, None))
+    assert _step(0.0, 1.0, [], [[6, 64]]).regions == ()
+
+
+def test_of_two_branches_the_one_that_ran():
+    ways = _ways([3, {"either": [[2], ["S", {"either": [[None], [7, 8]]}]]}], 5)
+    assert ways == [[3, 2], [3, 5, None], [3, 5, 7, 8]]
+    assert [r.chunks for r in _step(0.0, 1.0, [0.5, 0.25], ways).regions] == [3, 2]
+    assert [r.chunks for r in _step(0.0, 1.0, [0.2] * 3, ways).regions] == [3, 5, None]
+    assert [r.chunks for r in _step(0.0, 1.0, [0.5], [[2], [9]]).regions] == [9]
 
 
 def test_the_words_of_the_launcher_are_regions_then_their_step():

@@ -29,7 +29,7 @@ class Room:
     (0, 3 * PAGE, 0, 3 * PAGE), (PAGE, 100, PAGE, 100),
     (PAGE + 1, 3 * PAGE, 2 * PAGE, 2 * PAGE + 1), (1, 5, PAGE, 0),
 ])  # fmt: skip
-def test_whole_pages_are_asked_for(start, size, first, left):
+def test_they_are_asked_for_from_a_boundary_on(start, size, first, left):
     room = Room()
     pages.advise(room, start, size)
     assert room.calls == [(mmap.MADV_HUGEPAGE, first, left)]
@@ -41,12 +41,13 @@ def test_a_system_without_them_does():
 
 def test_a_state_asks_behind_the_beginning_of_large_tensors(monkeypatch):
     monkeypatch.delenv(pages.SETTING, raising=False)
-    sizes = [pages.HUGE, 2 * pages.HUGE - 1, 2 * pages.HUGE, 5 * pages.HUGE]
+    monkeypatch.setattr(pages, "_available", lambda: True)
+    sizes = [pages.HUGE, pages.WORTH - 1, pages.WORTH, 2 * pages.WORTH]
     offsets = [sum(sizes[:i]) for i in range(len(sizes))]
     manifest = SimpleNamespace(state=[SimpleNamespace(offset=offset, bytes=size)
                                       for offset, size in zip(offsets, sizes, strict=True)])
     assert cpu._deep(manifest) == [
-        (offsets[2] + pages.HUGE, pages.HUGE), (offsets[3] + pages.HUGE, 4 * pages.HUGE)]
+        (offsets[at] + pages.HUGE, sizes[at] - pages.HUGE) for at in (2, 3)]
     monkeypatch.setenv(pages.SETTING, "0")
     assert cpu._deep(manifest) == []
 

@@ -43,8 +43,8 @@ SHARED_ROWS = 256
 each thread takes longer than bringing together what threads have computed of parts."""
 
 FRESH = 12
-"""Rows of a group then, about: room that was last written some layers ago is no longer in a cache,
-and as slow to write as rows are to read."""
+"""Rows of a group where threads share heads, about: room that was last written some layers ago is
+no longer in a cache, and as slow to write as rows are to read."""
 
 NEIGHBOURS = 64
 """Heads of all tokens that share a row's decoding: twice as many gain 0 to 3 % on Ice Lake, and

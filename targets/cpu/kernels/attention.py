@@ -1,10 +1,10 @@
 """Attention over the window and compressed entries, one softmax with a sink (spec 4.6, 4.9, 6.2).
 
 A token's rows come from the ring, this call's own tokens and the entries. With one token (decode)
-the ring is written first and the rows are shared among the threads; of many tokens (prefill) each,
-or some neighbours with few heads, is one task, and the ring is written last. A query meets its rows
-in the order of their positions, and those of its own call as the ring will hold them: neither
-threads nor chunks change a result.
+the ring is written first, and threads share the heads, or of many rows the rows; of many tokens
+(prefill) each, or some neighbours with few heads, is one task, and the ring is written last. A
+query meets its rows in the order of their positions, and those of its own call as the ring will
+hold them: neither threads nor chunks change a result.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def hybrid_attention(
         entries: "none", "all" visible ones, or "picked" by idx (negative: none).
         ratio, capacity: tokens per entry and rows of the entries of a slot.
         k: width of idx.
-        tokens: most tokens of a call; of 1 the rows are shared among the threads.
+        tokens: most tokens of a call; 1 is shared among the threads.
         codecs: of ring and entries.
         norm, eps: how the weight of the keys' norm is stored, and what is added to mean squares.
     """

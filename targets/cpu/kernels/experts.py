@@ -27,9 +27,12 @@ from firstlight.targets.cpu.kernels.panel import (
 from firstlight.targets.cpu.kernels.schedule import parallel_by_bytes, parallel_few
 from firstlight.targets.cpu.kernels.vecmath import Expr, get, put, spread
 
-STREAM, LEAST = 32768, 8
-"""Bytes of a down projection that are read from one expert after the other, at least, if there are
-so many pieces: from 4 KB here and there a core of Zen 5 reads at 0.65 of its speed."""
+STREAM = 32768
+"""Bytes of a down projection that are read from one expert after the other, if `LEAST` allows: from
+4 KB here and there a core of Zen 5 reads at 0.65 of its speed."""
+
+LEAST = 8
+"""Fewest pieces of a down projection, if it has so many tiles."""
 
 
 def expert_ffn(

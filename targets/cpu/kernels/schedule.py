@@ -14,7 +14,7 @@ CHUNKS = 512
 """Most chunks of a region: several for each thread of any machine we know."""
 
 APART = 64
-"""Chunks of a region of a few large pieces: each thread of eight begins with its own."""
+"""Chunks of a region of a few large pieces: of 2, 3, 4 or 8 threads each begins with its own."""
 
 FEW = 1 << 15
 """Values that one thread works on in the time that it takes to start others, and to fetch from
@@ -34,8 +34,8 @@ def parallel_few(count: Expr | int, most: int) -> Iterator[Expr]:
     """A parallel loop over `count` <= `most` large pieces.
 
     The pool gives each thread consecutive chunks of a loop: pieces lie apart in one of many, so
-    that threads begin with pieces of their own and need not take them from each other. `most` is
-    also for plans (`firstlight.codegen.regions`).
+    that few threads begin with pieces of their own and need not take them from each other. `most`
+    is for plans (`firstlight.codegen.regions`).
     """
     if isinstance(count, int):
         apart = max(APART // count, 1)

@@ -76,7 +76,7 @@ class Groups:
 
     Attributes:
         count: how many groups there are.
-        rows: number of a group -> (its first row, its rows; at most `group_size`).
+        rows: number of a group -> (its first row, its rows; at most `Sums.size`).
         seen: (first row and rows of a group, head) -> (a, b): the head attends to rows a .. b - 1
             of the group.
     """
@@ -129,8 +129,8 @@ class Sums:
         """Add the rows of `groups` to a part; `panel` makes the packed queries, while the first
         rows are fetched.
 
-        Those of the last source, most of them, are fetched line by line between multiplications: a
-        core that is asked for all of a row at once waits.
+        Those of the first and the last source, a ring and entries, are fetched line by line between
+        multiplications: a core that is asked for all of a row at once waits.
         """
         block, most, first, last = self.block, sources[-1], groups.first, groups.last
         size = self.size
