@@ -74,8 +74,8 @@ def _free() -> int:
     return max(min(free), 0)
 
 
-def _text(path: Path, otherwise: str = "") -> str:
+def _text(path: Path) -> str:
     try:
         return path.read_text()
     except OSError:
-        return otherwise
+        return ""

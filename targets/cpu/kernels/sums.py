@@ -95,6 +95,7 @@ def group_size(block: Heads, least: int = GROUP) -> int:
 
 def even_groups(size: int, first: Expr, last: Expr) -> Groups:
     """Groups of `size` rows; all heads see all rows."""
+
     def rows(number: Expr) -> tuple[Expr, Expr]:
         start = T.bind(first + number * size)
         return start, settle(T.min(size, last - start))
@@ -197,8 +198,7 @@ class Sums:
                 stage(r)
             with T.serial(block.blocks) as one:
                 base = T.bind(part * self.heads + one * block.block)
-                self._scores(queries, one, rows, stride, count, weights, ahead,
-                             line)
+                self._scores(queries, one, rows, stride, count, weights, ahead, line)
 
                 def seen(head: Expr, start: Expr = start, count: Expr = count, one: Expr = one
                          ) -> tuple[Expr, Expr]:  # fmt: skip
